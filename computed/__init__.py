@@ -1,0 +1,53 @@
+"""computed: a weight is ``value = constraint(raw)``.
+
+Names are loaded at first use, so that reading specs and the catalogue never imports torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from computed.constraint import Constraint as Constraint
+    from computed.constraint import IteratedConstraint as IteratedConstraint
+    from computed.constraint import Preimage as Preimage
+    from computed.constraint import Role as Role
+    from computed.constraints.conversions import function as function
+    from computed.controls import caching as caching
+    from computed.controls import invalidate as invalidate
+    from computed.parameter import ComputedParameter as ComputedParameter
+    from computed.registry import catalogue as catalogue
+    from computed.site import Site as Site
+
+_PLACES = {
+    "ComputedParameter": "computed.placement",
+    "Constraint": "computed.constraint",
+    "IteratedConstraint": "computed.constraint",
+    "Preimage": "computed.constraint",
+    "Role": "computed.constraint",
+    "Site": "computed.site",
+    "caching": "computed.controls",
+    "catalogue": "computed.registry",
+    "function": "computed.constraints.conversions",
+    "invalidate": "computed.controls",
+}
+
+__all__ = [
+    "ComputedParameter",
+    "Constraint",
+    "IteratedConstraint",
+    "Preimage",
+    "Role",
+    "Site",
+    "caching",
+    "catalogue",
+    "function",
+    "invalidate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'computed' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found

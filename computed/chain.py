@@ -1,0 +1,203 @@
+"""The links of a chain ``c_n(... c_1(*raws))``: our constraints, foreign modules and modules without inputs."""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from computed.constraint import Constraint, IteratedConstraint, Preimage, Role
+from computed.errors import ConstraintRefusedError
+from computed.site import Site
+
+State = tuple[Tensor, ...]
+
+
+class Link(abc.ABC):
+    """One constraint of a chain, as evaluation and inversion see it. ``module`` is what the state dict holds."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    @property
+    @abc.abstractmethod
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of its arguments; the first is the carrier."""
+
+    @abc.abstractmethod
+    def evaluate(self, arguments: Sequence[Tensor], *, training: bool) -> tuple[Tensor, State]:
+        """The value and the state that belongs to it; writes nothing."""
+
+    @abc.abstractmethod
+    def evaluate_given(self, arguments: Sequence[Tensor], state: State) -> Tensor:
+        """The value for the state of an earlier `evaluate`."""
+
+    @abc.abstractmethod
+    def commit(self, state: State) -> None:
+        """Make the state of a train-mode evaluation the committed one."""
+
+    @abc.abstractmethod
+    def invert(self, value: Tensor) -> Preimage:
+        """Raws and state for ``value``."""
+
+    @abc.abstractmethod
+    def with_inputs(self, inputs: int) -> "Link":
+        """This link for as many inputs as its right inverse gives."""
+
+
+class ConstraintLink(Link):
+    """A `Constraint` of ours."""
+
+    module: Constraint
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that the class declares."""
+        return self.module.roles
+
+    def evaluate(self, arguments: Sequence[Tensor], *, training: bool) -> tuple[Tensor, State]:
+        """Evaluate with the next state in training, with the settled one otherwise."""
+        arguments = detach_fixed(arguments, self.roles)
+        if not isinstance(self.module, IteratedConstraint):
+            return self.module(*arguments), ()
+        raw = arguments[0]
+        with torch.no_grad():
+            state = self.module.next_state(raw) if training else self.module.settled_state(raw)
+        return self.module.value_given(raw, state), state
+
+    def evaluate_given(self, arguments: Sequence[Tensor], state: State) -> Tensor:
+        """Evaluate with exactly ``state``."""
+        arguments = detach_fixed(arguments, self.roles)
+        if isinstance(self.module, IteratedConstraint):
+            return self.module.value_given(arguments[0], state)
+        value: Tensor = self.module(*arguments)
+        return value
+
+    def commit(self, state: State) -> None:
+        """Hand the state to the constraint, where it has one."""
+        if isinstance(self.module, IteratedConstraint):
+            self.module.commit(state)
+
+    def invert(self, value: Tensor) -> Preimage:
+        """Apply the constraint's right inverse."""
+        return self.module.right_inverse(value)
+
+    def with_inputs(self, inputs: int) -> Link:
+        """This link: the class declares its roles."""
+        if inputs != len(self.roles):
+            raise ConstraintRefusedError(
+                f"{type(self.module).__name__}.right_inverse gave {inputs} raws for {len(self.roles)} roles"
+            )
+        return self
+
+
+class ForeignLink(Link):
+    """Any module that maps tensors to a tensor, such as a torch parametrization.
+
+    Its buffers are state and run on copies, so a read writes nothing. Where it has no ``right_inverse`` the value is
+    taken as the raw, as torch does: nothing is promised about nearness, and plans print the distance moved.
+    """
+
+    def __init__(self, module: nn.Module, inputs: int = 1) -> None:
+        super().__init__(module)
+        self.inputs = inputs
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """``raw`` for one tensor; ``0``, ``1``... for a right inverse that gives several."""
+        return (Role("raw"),) if self.inputs == 1 else tuple(Role(str(i)) for i in range(self.inputs))
+
+    def evaluate(self, arguments: Sequence[Tensor], *, training: bool) -> tuple[Tensor, State]:
+        """Call the module on copies of its buffers; what it wrote there is the next state."""
+        copies = {name: buffer.detach().clone() for name, buffer in self.module.named_buffers()}
+        value = functional_call(self.module, copies, tuple(arguments)) if copies else self.module(*arguments)
+        return value, tuple(copies.values()) if training else ()
+
+    def evaluate_given(self, arguments: Sequence[Tensor], state: State) -> Tensor:
+        """Call the module once more on the buffers as they are."""
+        return self.evaluate(arguments, training=False)[0]
+
+    def commit(self, state: State) -> None:
+        """Write the state into the module's buffers."""
+        with torch.no_grad():
+            for buffer, new in zip(self.module.buffers(), state, strict=False):
+                buffer.copy_(new)
+
+    def invert(self, value: Tensor) -> Preimage:
+        """Use the module's own right inverse, if it has one, without drawing from the global generator."""
+        inverse: Callable[[Tensor], Any] | None = getattr(self.module, "right_inverse", None)
+        if inverse is None:
+            return Preimage((value,))
+        with torch.random.fork_rng(devices=[]):
+            raws = inverse(value)
+        if isinstance(raws, Tensor):
+            return Preimage((raws,))
+        if not isinstance(raws, Sequence) or not all(isinstance(raw, Tensor) for raw in raws):
+            raise ConstraintRefusedError(
+                f"{type(self.module).__name__}.right_inverse returned {type(raws).__name__}; "
+                f"it must return a tensor or a sequence of tensors"
+            )
+        return Preimage(tuple(raws))
+
+    def with_inputs(self, inputs: int) -> Link:
+        """A link for a module of several inputs."""
+        return ForeignLink(self.module, inputs)
+
+
+class GeneratorLink(Link):
+    """A module without inputs whose ``forward()`` returns the value."""
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """None: its tensors are its own."""
+        return ()
+
+    def evaluate(self, arguments: Sequence[Tensor], *, training: bool) -> tuple[Tensor, State]:
+        """Call the module."""
+        value: Tensor = self.module()
+        return value, ()
+
+    def evaluate_given(self, arguments: Sequence[Tensor], state: State) -> Tensor:
+        """Call the module."""
+        return self.evaluate(arguments, training=False)[0]
+
+    def commit(self, state: State) -> None:
+        """Nothing to commit."""
+
+    def invert(self, value: Tensor) -> Preimage:
+        """Refuse: nothing is known about the module."""
+        raise ConstraintRefusedError(
+            f"{type(self.module).__name__} takes no inputs and has no right inverse, so its value cannot be written; "
+            f"write its own parameters"
+        )
+
+    def with_inputs(self, inputs: int) -> Link:
+        """This link: it has none."""
+        return self
+
+
+def link_for(module: nn.Module) -> Link:
+    """The link for a module of a spec; generators are linked by `ComputedParameter` itself."""
+    return ConstraintLink(module) if isinstance(module, Constraint) else ForeignLink(module)
+
+
+def detach_fixed(arguments: Sequence[Tensor], roles: Sequence[Role]) -> tuple[Tensor, ...]:
+    """The arguments, those of fixed roles detached."""
+    return tuple(
+        argument if role.trained else argument.detach() for argument, role in zip(arguments, roles, strict=True)
+    )
+
+
+def bind_chain(modules: Sequence[nn.Module], site: Site) -> None:
+    """Let each of our constraints resolve what the host knows."""
+    for module in modules:
+        if isinstance(module, Constraint):
+            module.bind(site)
+
+
+def refusals(modules: Sequence[nn.Module], site: Site) -> list[str]:
+    """Why the chain cannot take ``site``: one reason a constraint that refuses."""
+    reasons = (module.why_not(site) for module in modules if isinstance(module, Constraint))
+    return [reason for reason in reasons if reason is not None]

@@ -1,0 +1,103 @@
+"""Evaluating a chain: ``value = c_n(... c_1(*raws))`` outside autocast and inference mode, in at least float32."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from computed.chain import Link, State
+from computed.constraint import IteratedConstraint, Preimage, state_dtype
+
+
+@contextlib.contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast and no inference mode: a constraint must hold, and its value must be usable in autograd later."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+        if device.type != "meta" and torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        yield
+
+
+def promoted(tensor: Tensor) -> Tensor:
+    """``tensor`` in the dtype of evaluation: at least float32."""
+    return tensor.to(state_dtype(tensor.dtype)) if tensor.is_floating_point() else tensor
+
+
+def evaluate(
+    links: Sequence[Link], raws: Sequence[Tensor], dtype: torch.dtype, *, training: bool
+) -> tuple[Tensor, list[State]]:
+    """The value in ``dtype`` and the state of each link; writes nothing."""
+    states: list[State] = []
+    running: Tensor | None = None
+    for link, arguments in arguments_by_link(links, raws):
+        whole = arguments if running is None else (running, *arguments)
+        running, state = link.evaluate(whole, training=training)
+        states.append(state)
+    assert running is not None
+    return running.to(dtype), states
+
+
+def evaluate_given(links: Sequence[Link], raws: Sequence[Tensor], dtype: torch.dtype, states: Sequence[State]) -> Tensor:
+    """The value for the states of an earlier evaluation, differentiable in the raws to any order."""
+    running: Tensor | None = None
+    for (link, arguments), state in zip(arguments_by_link(links, raws), states, strict=True):
+        running = link.evaluate_given(arguments if running is None else (running, *arguments), state)
+    assert running is not None
+    return running.to(dtype)
+
+
+def evaluate_traced(links: Sequence[Link], raws: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The value as part of a compiled or exported graph: each module is simply called."""
+    running: Tensor | None = None
+    for link, arguments in arguments_by_link(links, raws):
+        whole = arguments if running is None else (running, *arguments)
+        if link.roles:
+            whole = tuple(a if role.trained else a.detach() for a, role in zip(whole, link.roles, strict=True))
+        running = link.module(*whole)
+    assert running is not None
+    return running.to(dtype)
+
+
+def last_arguments(links: Sequence[Link], raws: Sequence[Tensor], *, training: bool) -> tuple[Tensor, ...]:
+    """The arguments of the last link, for an op rule; without casts, so that autocast acts on the operation."""
+    *earlier, last = links
+    own = len(last.roles) - bool(earlier)
+    carriers = raws[: len(raws) - own]
+    rest = tuple(raws[len(raws) - own :])
+    if earlier:
+        rest = (evaluate(earlier, carriers, raws[0].dtype, training=training)[0], *rest)
+    return tuple(a if role.trained else a.detach() for a, role in zip(rest, last.roles, strict=True))
+
+
+def arguments_by_link(links: Sequence[Link], raws: Sequence[Tensor]) -> Iterator[tuple[Link, tuple[Tensor, ...]]]:
+    """Each link with its own raws, promoted: all its roles for the first, all but the carrier for a later one."""
+    start = 0
+    for position, link in enumerate(links):
+        stop = start + own_roles(link, position)
+        yield link, tuple(promoted(raw) for raw in raws[start:stop])
+        start = stop
+
+
+def own_roles(link: Link, position: int) -> int:
+    """How many raws a link has of its own."""
+    return len(link.roles) - (1 if position else 0)
+
+
+def invert(links: Sequence[Link], value: Tensor) -> list[Preimage]:
+    """One preimage a link, computed from ``value`` in at least float32."""
+    with torch.no_grad(), full_precision(value.device):
+        running = promoted(value.detach())
+        found: list[Preimage] = []
+        for link in reversed(links):
+            preimage = link.invert(running)
+            found.append(preimage)
+            running = preimage.raws[0]
+    return found[::-1]
+
+
+def has_state(links: Sequence[Link]) -> bool:
+    """Whether some link keeps a converged state for eval."""
+    return any(isinstance(link.module, IteratedConstraint) for link in links)

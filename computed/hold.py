@@ -1,0 +1,219 @@
+"""When a value is still true: a group of computed parameters, evaluated once and watched.
+
+A `Hold` keeps the values of its members as long as everything that they were computed from is what it was: raws,
+buffers and own parameters by a copy-on-write snapshot of their storage (any write moves the address, whoever writes),
+settings by the epoch, modes by comparison. A write *to a value* is seen in the same way.
+
+In the autograd graph the values of a group are one node, `HeldValues`. Its backward runs through the graph of the
+evaluation, which starts at the snapshots: a raw that has moved since does not disturb it. With ``create_graph`` the
+chain is evaluated again from the raws, with the same state.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from computed import epoch
+from computed.chain import Link, State
+from computed.evaluation import evaluate, evaluate_given, full_precision
+from computed.torch_private import CAN_WATCH, address_of
+from computed.watching import Slot, UnwatchableError, foreign_leaves, foreign_settings, own_slots, same_bits, snapshot
+
+
+class Member(Protocol):
+    """What a hold needs to know of a computed parameter."""
+
+    links: tuple[Link, ...]
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def raw_slots(self) -> tuple[Slot, ...]: ...
+
+    def may_hold(self) -> bool: ...
+
+
+class Hold:
+    """The values of ``members``, with the evidence that tells whether they are still true."""
+
+    __slots__ = (
+        "address",
+        "epoch",
+        "inner",
+        "leaves",
+        "members",
+        "modes",
+        "outer",
+        "plain",
+        "raws",
+        "settings",
+        "snapshots",
+        "states",
+        "training",
+        "value_snapshots",
+        "watched",
+        "with_graph",
+    )
+
+    def __init__(self, members: Sequence[Member], *, training: bool, with_graph: bool) -> None:
+        self.members = tuple(members)
+        self.training = training
+        self.raws = tuple(slot.owner[slot.key] for member in members for slot in member.raw_slots())
+        self.with_graph = with_graph or not any(raw.requires_grad for raw in self.raws)
+        self.epoch = epoch.current()
+        self._watch()
+        self._evaluate()
+
+    def fresh(self) -> bool:
+        """Whether what the values were computed from is what it was."""
+        for owner, key, tensor, address, needs_grad in self.watched:
+            if owner.get(key) is not tensor or address_of(tensor) != address or tensor.requires_grad is not needs_grad:
+                return False
+        if self.epoch != epoch.current():
+            return False
+        return all(module.training is mode for module, mode in self.modes) and all(
+            settings.get(key) is value for settings, key, value in self.settings
+        )
+
+    def untouched(self, index: int) -> bool:
+        """Whether nobody has written to the value of member ``index``; a read that looked like a write is forgiven."""
+        plain = self.plain[index]
+        if address_of(plain) == self.address[index]:
+            return True
+        if not same_bits(plain, self.value_snapshots[index]):
+            return False
+        self._watch_value(index)
+        return True
+
+    def moved(self) -> bool:
+        """Whether the bits of some raw differ from those that the values were computed from."""
+        return any(
+            raw.shape != leaf.shape or not same_bits(raw, leaf) for raw, leaf in zip(self.raws, self.leaves, strict=True)
+        )
+
+    def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The gradients of the raws, for those of the values that were used."""
+        used = [i for i, g in enumerate(cotangents) if g is not None and self.inner[i].requires_grad]
+        wanted = [i for i, leaf in enumerate(self.leaves) if leaf.requires_grad]
+        found: list[Tensor | None] = [None] * len(self.leaves)
+        if not used:
+            return found
+        again = torch.is_grad_enabled()
+        outputs = self._evaluate_again() if again else self.inner
+        inputs = self.raws if again else self.leaves
+        gradients = torch.autograd.grad(
+            [outputs[i] for i in used],
+            [inputs[i] for i in wanted],
+            [cotangents[i] for i in used],
+            retain_graph=True,
+            create_graph=again,
+            allow_unused=True,
+        )
+        for i, gradient in zip(wanted, gradients, strict=True):
+            found[i] = gradient
+        return found
+
+    def _evaluate(self) -> None:
+        self.leaves = tuple(
+            snapshot.requires_grad_(raw.requires_grad and self.with_graph)
+            for snapshot, raw in zip(self.snapshots, self.raws, strict=False)
+        )
+        self.inner: list[Tensor] = []
+        self.states: list[list[State]] = []
+        # identity hooks: under activation checkpointing the evaluation's saved tensors are not the caller's
+        with (
+            full_precision(self.members[0].device),
+            torch.set_grad_enabled(self.with_graph),
+            torch.autograd.graph.saved_tensors_hooks(_same, _same),
+        ):
+            for member, leaves in self._by_member(self.leaves):
+                value, states = evaluate(member.links, leaves, member.dtype, training=self.training)
+                self.inner.append(value)
+                self.states.append(states)
+        self._publish()
+
+    def _by_member(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Member, Sequence[Tensor]]]:
+        start = 0
+        for member in self.members:
+            stop = start + len(member.raw_slots())
+            yield member, tensors[start:stop]
+            start = stop
+
+    def _publish(self) -> None:
+        self.plain = [value.detach() for value in self.inner]
+        self.outer: Sequence[Tensor] = self.plain
+        if any(value.requires_grad for value in self.inner):
+            with torch.inference_mode(mode=False), torch.enable_grad():
+                self.outer = HeldValues.apply(self, *self.raws)  # type: ignore[no-untyped-call]
+        self.address = [0] * len(self.plain)
+        self.value_snapshots = list(self.plain)
+        for index in range(len(self.plain)):
+            self._watch_value(index)
+
+    def _watch_value(self, index: int) -> None:
+        self.value_snapshots[index] = snapshot(self.plain[index])
+        self.address[index] = address_of(self.plain[index])
+
+    def _evaluate_again(self) -> list[Tensor]:
+        if self.moved():
+            raise RuntimeError(
+                "one of the raws of a computed parameter has been modified since its value was computed, so its "
+                "second derivative cannot be taken; take it before the optimizer steps"
+            )
+        with full_precision(self.members[0].device):
+            return [
+                evaluate_given(member.links, raws, member.dtype, states)
+                for (member, raws), states in zip(self._by_member(self.raws), self.states, strict=True)
+            ]
+
+    def _watch(self) -> None:
+        slots = [slot for member in self.members for slot in member.raw_slots()]
+        slots += [slot for member in self.members for link in member.links for slot in own_slots(link, slots)]
+        self.snapshots = [snapshot(slot.owner[slot.key]) for slot in slots]
+        self.watched = []
+        for slot in slots:
+            tensor = slot.owner[slot.key]
+            self.watched.append((slot.owner, slot.key, tensor, address_of(tensor), tensor.requires_grad))
+        links = [link for member in self.members for link in member.links]
+        self.modes = [(link.module, link.module.training) for link in links]
+        self.settings = [entry for link in links for entry in foreign_settings(link)]
+
+
+class HeldValues(torch.autograd.Function):
+    """The values of a hold as one autograd node over its raws.
+
+    Nothing is saved on the node (a saved tensor is freed after one backward), gradients that nobody asked for stay
+    None: zeros would make Adam decay a weight that was not used.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hold: Hold, *raws: Tensor) -> tuple[Tensor, ...]:
+        """Views of the values; a view made in a custom function refuses in-place writes in grad mode, as a leaf does."""
+        ctx.set_materialize_grads(False)
+        ctx.hold = hold
+        return tuple(plain.view_as(plain) for plain in hold.plain)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of the raws through the graph of the evaluation."""
+        return None, *ctx.hold.gradients(cotangents)
+
+
+def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> Hold | None:
+    """A hold of ``members``, or None where their values cannot be watched or depend on leaves that are not theirs."""
+    if not CAN_WATCH or not all(member.may_hold() for member in members):
+        return None
+    try:
+        hold = Hold(members, training=training, with_graph=with_graph)
+    except UnwatchableError:
+        return None
+    return None if foreign_leaves(hold.inner, hold.leaves) else hold
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

@@ -1,0 +1,128 @@
+"""Placing a computed parameter on its host: guard, load hook and order record, in one function for every route.
+
+torch calls `on_registration` (a public hook) whenever a module is registered as a child of another, so an author's
+``self.weight = ComputedParameter.from_value(...)`` is placed exactly as a tree walk places it.
+"""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+import computed.stepping  # noqa: F401 - whoever has computed parameters needs the hook before a step
+from computed.errors import ReplacedParameterError
+from computed.loading import accept_plain_keys
+from computed.parameter import ComputedParameter
+
+
+class GuardedModules(dict[str, Any]):
+    """The ``_modules`` of a host: its computed parameters come last, in original order, and are not lost by accident.
+
+    ``order`` is the original order of the host's parameters, ``computed`` the names that are guarded.
+    """
+
+    def __init__(self, host: nn.Module) -> None:
+        super().__init__(host._modules)
+        self.host = host
+        self.order: list[str] = list(host._parameters)
+        self.computed: list[str] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Carry the entries as state: pickle would set them one by one, before there is an order."""
+        return _empty_guard, (), (dict(self), self.host, self.order, self.computed)
+
+    def __setstate__(self, state: tuple[dict[str, Any], nn.Module, list[str], list[str]]) -> None:
+        entries, self.host, self.order, self.computed = state
+        dict.update(self, entries)
+
+    def guard(self, name: str, parameter: ComputedParameter) -> None:
+        """Register a computed parameter under ``name``."""
+        if name not in self.order:
+            self.order.append(name)
+        if name not in self.computed:
+            self.computed = sorted([*self.computed, name], key=self.order.index)
+        dict.__setitem__(self, name, parameter)
+        self._computed_last()
+
+    def release(self, name: str) -> None:
+        """Take a computed parameter out, on purpose."""
+        self.computed = [other for other in self.computed if other != name]
+        dict.__delitem__(self, name)
+
+    def __setitem__(self, name: str, module: Any) -> None:
+        if name in self.computed and not isinstance(module, ComputedParameter):
+            raise self._refusal(name, f"assigning {type(module).__name__}")
+        dict.__setitem__(self, name, module)
+        self._computed_last()
+
+    def __delitem__(self, name: str) -> None:
+        if name in self.computed:
+            raise self._refusal(name, "deleting or replacing it")
+        dict.__delitem__(self, name)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Refuse for a computed parameter."""
+        if name in self.computed:
+            raise self._refusal(name, "removing it")
+        return dict.pop(self, name, *default)
+
+    def _computed_last(self) -> None:
+        for name in self.computed:
+            dict.__setitem__(self, name, dict.pop(self, name))
+
+    def _refusal(self, name: str, attempt: str) -> ReplacedParameterError:
+        if isinstance(self.host, nn.RNNBase):
+            # RNNBase.__setattr__ has put the new tensor into its flat list before it is refused here
+            self.host._init_flat_weights()
+        return ReplacedParameterError(
+            f"{type(self.host).__name__}.{name} is a computed parameter ({self[name]!r}); {attempt} would drop its "
+            f"constraint. To write a value: w.copy_(tensor) under torch.no_grad(); for a plain parameter: "
+            f"surgery.bake(model) or surgery.undo(model)"
+        )
+
+
+def place(host: nn.Module, name: str, parameter: ComputedParameter) -> None:
+    """Put ``parameter`` where the Parameter or buffer ``name`` of ``host`` stands; ``type(host)`` does not change."""
+    modules = guarded(host)
+    host._parameters.pop(name, None)
+    host._buffers.pop(name, None)
+    if name in modules.computed:
+        modules.release(name)
+    # setattr, not a dict write: RNNBase keeps a flat list of its weights in __setattr__
+    setattr(host, name, parameter)
+
+
+def displace(host: nn.Module, name: str) -> None:
+    """Take the computed parameter ``name`` off ``host``; the caller registers what comes in its place."""
+    modules = host._modules
+    assert isinstance(modules, GuardedModules)
+    modules.release(name)
+    if not modules.computed:
+        host._modules = dict(modules)
+
+
+def guarded(host: nn.Module) -> GuardedModules:
+    """The guard of ``host``, installed with the load hook where there is none yet."""
+    if not isinstance(host._modules, GuardedModules):
+        host._modules = GuardedModules(host)
+        if all(hook is not accept_plain_keys for hook in _load_hooks(host)):
+            host.register_load_state_dict_pre_hook(accept_plain_keys)
+    assert isinstance(host._modules, GuardedModules)
+    return host._modules
+
+
+def on_registration(host: nn.Module, name: str, module: nn.Module | None) -> None:
+    """Guard every computed parameter that is registered on a module that uses it as its parameter."""
+    if type(module) is ComputedParameter and not isinstance(host, nn.ModuleList | nn.ModuleDict | nn.Sequential):
+        guarded(host).guard(name, module)
+
+
+def _empty_guard() -> GuardedModules:
+    return GuardedModules.__new__(GuardedModules)
+
+
+def _load_hooks(host: nn.Module) -> list[Any]:
+    return [getattr(hook, "hook", hook) for hook in host._load_state_dict_pre_hooks.values()]
+
+
+register_module_module_registration_hook(on_registration)

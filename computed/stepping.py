@@ -1,0 +1,43 @@
+"""What happens before a torch optimizer steps: writes are projected, pending state is committed, snapshots let go.
+
+A public global hook of torch, so it sees every torch optimizer, compiled steps too. The computed parameters that an
+optimizer holds are found once and kept, until its groups or the set of computed parameters change.
+"""
+
+import weakref
+from typing import Any
+
+import torch
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from computed.living import living
+from computed.parameter import ComputedParameter
+
+Key = tuple[int, int]
+_known: "weakref.WeakKeyDictionary[Optimizer, tuple[Key, list[weakref.ref[ComputedParameter]]]]" = (
+    weakref.WeakKeyDictionary()
+)
+
+
+@torch.compiler.disable
+def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Tell every computed parameter whose raws the optimizer is about to move."""
+    for reference in held_by(optimizer):
+        parameter = reference()
+        if parameter is not None and any(raw.grad is not None for raw in parameter.parameters()):
+            parameter.before_step()
+
+
+def held_by(optimizer: Optimizer) -> list["weakref.ref[ComputedParameter]"]:
+    """The computed parameters with a raw in one of the optimizer's groups."""
+    key = (living.changes, sum(len(group["params"]) for group in optimizer.param_groups))
+    known = _known.get(optimizer)
+    if known is None or known[0] != key:
+        held = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+        found = [weakref.ref(p) for p in living.all() if any(id(raw) in held for raw in p.parameters())]
+        known = (key, found)
+        _known[optimizer] = known
+    return known[1]
+
+
+register_optimizer_step_pre_hook(before_step)

@@ -1,0 +1,62 @@
+"""Every private name of torch that computed parameters touch, each with its reason.
+
+Where a name is missing, the mechanism that needs it is off and everything is evaluated at each read: slower, and right.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import _symbolic_trace
+
+
+def _probe() -> bool:
+    """Whether a copy-on-write snapshot works here: a write must move the address, and undo nothing else."""
+    try:
+        watched = torch.ones(2)
+        snapshot = torch._lazy_clone(watched)
+        address = torch._C._data_address(watched)
+        watched.add_(1)
+    except (AttributeError, RuntimeError):
+        return False
+    return bool(address != torch._C._data_address(watched) and snapshot[0] == 1)
+
+
+# Copy-on-write snapshots see every write to a storage, also those that `_version` does not count (fused optimizers,
+# `.data`, third-party optimizers): https://github.com/pytorch/pytorch/blob/v2.13.0/c10/core/impl/COW.h
+CAN_WATCH: bool = _probe()
+
+
+def lazy_clone(tensor: Tensor) -> Tensor:
+    """A copy-on-write clone: no memory until either side is written."""
+    clone: Tensor = torch._lazy_clone(tensor)
+    return clone
+
+
+def data_address(tensor: Tensor) -> int:
+    """The address of the data, read without materialising a copy-on-write storage as `data_ptr()` does."""
+    return int(torch._C._data_address(tensor))
+
+
+def inside_transform() -> bool:
+    """Inside a functorch level, a dispatch mode or a jit trace, or at a forward-mode level: a tensor there is not ours to keep."""
+    return bool(
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def is_fx_tracing() -> bool:
+    """Whether stock FX traces at this moment; a computed parameter must then be recorded as a call of its module."""
+    return bool(_symbolic_trace.is_fx_symbolic_tracing())
+
+
+def is_accumulate_grad(node: Any) -> bool:
+    """Whether an autograd node is the leaf node of a tensor (it has no public class)."""
+    return type(node).__name__ == "AccumulateGrad"
+
+
+# bound once: a read of a held value calls these several times, and an attribute chain costs more than the call
+address_of = torch._C._data_address if CAN_WATCH else None

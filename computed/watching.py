@@ -1,0 +1,86 @@
+"""Watching tensors at their storage, and finding everything that a value depends on."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from computed.chain import ForeignLink, GeneratorLink, Link
+from computed.constraint import IteratedConstraint
+from computed.torch_private import is_accumulate_grad, lazy_clone
+
+SETTING_TYPES = (bool, int, float, str, type(None))
+INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Slot(NamedTuple):
+    """Where a tensor is registered: a module's ``_parameters`` or ``_buffers``, and the name there."""
+
+    owner: dict[str, Any]
+    key: str
+
+
+class UnwatchableError(Exception):
+    """A tensor whose storage cannot be watched: shared, mapped from a file, or not torch's own."""
+
+
+def snapshot(tensor: Tensor) -> Tensor:
+    """A copy-on-write snapshot of ``tensor``, a leaf."""
+    try:
+        return lazy_clone(tensor.detach())
+    except RuntimeError as error:
+        raise UnwatchableError(str(error)) from error
+
+
+def foreign_leaves(values: Iterable[Tensor], leaves: Sequence[Tensor]) -> bool:
+    """Whether the graph of ``values`` ends in a leaf that is none of ``leaves``: its gradient would be lost."""
+    ours = {id(leaf) for leaf in leaves}
+    pending = [value.grad_fn for value in values if value.grad_fn is not None]
+    if any(value.is_leaf and value.requires_grad and id(value) not in ours for value in values):
+        return True
+    seen: set[Any] = set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if is_accumulate_grad(node) and id(node.variable) not in ours:
+            return True
+        pending += [parent for parent, _ in node.next_functions if parent is not None]
+    return False
+
+
+def own_slots(link: Link, known: Sequence[Slot]) -> list[Slot]:
+    """Buffers and parameters of a link's modules that its value may depend on, beside the raws in ``known``."""
+    raws = {(id(slot.owner), slot.key) for slot in known}
+    derived = ("pending_", "settled_") if isinstance(link.module, IteratedConstraint) else ()
+    return [
+        Slot(tensors, key)
+        for module in link.module.modules()
+        for tensors in (module._parameters, module._buffers)
+        for key, tensor in tensors.items()
+        if tensor is not None and (id(tensors), key) not in raws and not key.startswith(derived or ("\0",))
+    ]
+
+
+def foreign_settings(link: Link) -> list[tuple[dict[str, Any], str, Any]]:
+    """The plain settings of a module that does not tell the epoch when they change."""
+    if not isinstance(link, ForeignLink | GeneratorLink):
+        return []
+    return [
+        (vars(module), key, value)
+        for module in link.module.modules()
+        for key, value in vars(module).items()
+        if isinstance(value, SETTING_TYPES)
+    ]
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors of one shape hold the same bits (NaN equals NaN, -0.0 differs from 0.0)."""
+    if a.dtype != b.dtype or a.device != b.device or a.shape != b.shape:
+        return False
+    integer = INTEGER_OF_SIZE.get(a.element_size())
+    if integer is None:
+        return torch.equal(a, b)
+    return torch.equal(a.detach().view(integer), b.detach().view(integer))
