@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from computed import epoch
+from computed.epoch import advance
 from computed.errors import ConstraintDefinitionError
 from computed.site import Site
 
@@ -79,7 +79,7 @@ class Constraint(nn.Module, abc.ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set as a Module does; a changed setting ends every hold (`computed.epoch`)."""
         if name != "training" and not isinstance(value, Tensor | nn.Module):
-            epoch.advance()
+            advance()
         super().__setattr__(name, value)
 
     @abc.abstractmethod

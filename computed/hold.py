@@ -15,11 +15,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from computed import epoch
 from computed.chain import Link, State
+from computed.epoch import CELL as EPOCH
 from computed.evaluation import evaluate, evaluate_given, full_precision
 from computed.torch_private import CAN_WATCH, address_of
 from computed.watching import Slot, UnwatchableError, foreign_leaves, foreign_settings, own_slots, same_bits, snapshot
+
+
+class Raw(Protocol):
+    """A raw and where it is registered."""
+
+    @property
+    def slot(self) -> Slot: ...
+
+    @property
+    def tensor(self) -> Tensor: ...
 
 
 class Member(Protocol):
@@ -33,9 +43,9 @@ class Member(Protocol):
     @property
     def device(self) -> torch.device: ...
 
-    def raw_slots(self) -> tuple[Slot, ...]: ...
+    def raw_slots(self) -> Sequence[Raw]: ...
 
-    def may_hold(self) -> bool: ...
+    def may_hold(self, *, training: bool) -> bool: ...
 
 
 class Hold:
@@ -47,7 +57,6 @@ class Hold:
         "inner",
         "leaves",
         "members",
-        "modes",
         "outer",
         "plain",
         "raws",
@@ -63,22 +72,26 @@ class Hold:
     def __init__(self, members: Sequence[Member], *, training: bool, with_graph: bool) -> None:
         self.members = tuple(members)
         self.training = training
-        self.raws = tuple(slot.owner[slot.key] for member in members for slot in member.raw_slots())
+        self.raws = tuple(raw.tensor for member in members for raw in member.raw_slots())
         self.with_graph = with_graph or not any(raw.requires_grad for raw in self.raws)
-        self.epoch = epoch.current()
+        self.epoch = EPOCH[0]
         self._watch()
         self._evaluate()
 
-    def fresh(self) -> bool:
-        """Whether what the values were computed from is what it was."""
+    def usable(self, index: int = 0) -> bool:
+        """Whether the value of member ``index`` is still true and untouched, with a graph where one is wanted.
+
+        Plain loops: this is the whole cost of reading a held value.
+        """
+        if self.epoch != EPOCH[0] or address_of(self.plain[index]) != self.address[index]:
+            return False
         for owner, key, tensor, address, needs_grad in self.watched:
             if owner.get(key) is not tensor or address_of(tensor) != address or tensor.requires_grad is not needs_grad:
                 return False
-        if self.epoch != epoch.current():
-            return False
-        return all(module.training is mode for module, mode in self.modes) and all(
-            settings.get(key) is value for settings, key, value in self.settings
-        )
+        for settings, key, value in self.settings:
+            if settings.get(key) is not value:
+                return False
+        return self.with_graph or not torch.is_grad_enabled()
 
     def untouched(self, index: int) -> bool:
         """Whether nobody has written to the value of member ``index``; a read that looked like a write is forgiven."""
@@ -172,7 +185,7 @@ class Hold:
             ]
 
     def _watch(self) -> None:
-        slots = [slot for member in self.members for slot in member.raw_slots()]
+        slots = [raw.slot for member in self.members for raw in member.raw_slots()]
         slots += [slot for member in self.members for link in member.links for slot in own_slots(link, slots)]
         self.snapshots = [snapshot(slot.owner[slot.key]) for slot in slots]
         self.watched = []
@@ -180,8 +193,8 @@ class Hold:
             tensor = slot.owner[slot.key]
             self.watched.append((slot.owner, slot.key, tensor, address_of(tensor), tensor.requires_grad))
         links = [link for member in self.members for link in member.links]
-        self.modes = [(link.module, link.module.training) for link in links]
-        self.settings = [entry for link in links for entry in foreign_settings(link)]
+        self.settings = [(vars(link.module), "training", link.module.training) for link in links]
+        self.settings += [entry for link in links for entry in foreign_settings(link)]
 
 
 class HeldValues(torch.autograd.Function):
@@ -206,7 +219,7 @@ class HeldValues(torch.autograd.Function):
 
 def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> Hold | None:
     """A hold of ``members``, or None where their values cannot be watched or depend on leaves that are not theirs."""
-    if not CAN_WATCH or not all(member.may_hold() for member in members):
+    if not CAN_WATCH or not all(member.may_hold(training=training) for member in members):
         return None
     try:
         hold = Hold(members, training=training, with_graph=with_graph)

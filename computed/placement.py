@@ -4,9 +4,10 @@ torch calls `on_registration` (a public hook) whenever a module is registered as
 ``self.weight = ComputedParameter.from_value(...)`` is placed exactly as a tree walk places it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 import computed.stepping  # noqa: F401 - whoever has computed parameters needs the hook before a step
@@ -18,29 +19,31 @@ from computed.parameter import ComputedParameter
 class GuardedModules(dict[str, Any]):
     """The ``_modules`` of a host: its computed parameters come last, in original order, and are not lost by accident.
 
-    ``order`` is the original order of the host's parameters, ``computed`` the names that are guarded.
+    ``order`` and ``buffers`` are the original orders of the host's parameters and buffers, ``computed`` the names that
+    are guarded.
     """
 
     def __init__(self, host: nn.Module) -> None:
         super().__init__(host._modules)
         self.host = host
         self.order: list[str] = list(host._parameters)
+        self.buffers: list[str] = list(host._buffers)
         self.computed: list[str] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Carry the entries as state: pickle would set them one by one, before there is an order."""
-        return _empty_guard, (), (dict(self), self.host, self.order, self.computed)
+        return _empty_guard, (), (dict(self), self.host, self.order, self.buffers, self.computed)
 
-    def __setstate__(self, state: tuple[dict[str, Any], nn.Module, list[str], list[str]]) -> None:
-        entries, self.host, self.order, self.computed = state
+    def __setstate__(self, state: tuple[dict[str, Any], nn.Module, list[str], list[str], list[str]]) -> None:
+        entries, self.host, self.order, self.buffers, self.computed = state
         dict.update(self, entries)
 
     def guard(self, name: str, parameter: ComputedParameter) -> None:
         """Register a computed parameter under ``name``."""
-        if name not in self.order:
+        if name not in self.order and name not in self.buffers:
             self.order.append(name)
         if name not in self.computed:
-            self.computed = sorted([*self.computed, name], key=self.order.index)
+            self.computed = sorted([*self.computed, name], key=[*self.order, *self.buffers].index)
         dict.__setitem__(self, name, parameter)
         self._computed_last()
 
@@ -92,21 +95,41 @@ def place(host: nn.Module, name: str, parameter: ComputedParameter) -> None:
     setattr(host, name, parameter)
 
 
-def displace(host: nn.Module, name: str) -> None:
-    """Take the computed parameter ``name`` off ``host``; the caller registers what comes in its place."""
+def put_back(host: nn.Module, name: str, tensor: Tensor, *, buffer: bool) -> None:
+    """Register a plain ``tensor`` in the place of the computed parameter ``name``, in the original order."""
     modules = host._modules
     assert isinstance(modules, GuardedModules)
+    order = modules.buffers if buffer else modules.order
     modules.release(name)
+    registry: dict[str, Any] = host._buffers if buffer else host._parameters
+    registry[name] = tensor
+    _reorder(registry, order)
     if not modules.computed:
         host._modules = dict(modules)
+        _remove_load_hook(host)
+    if isinstance(host, nn.RNNBase):
+        host._init_flat_weights()
+
+
+def _reorder(registry: dict[str, Any], order: Sequence[str]) -> None:
+    """Sort the names that ``order`` knows by it; those registered since stay behind them."""
+    known = [name for name in order if name in registry]
+    for name in (*known, *[name for name in registry if name not in order]):
+        registry[name] = registry.pop(name)
+
+
+def _remove_load_hook(host: nn.Module) -> None:
+    for key, hook in list(host._load_state_dict_pre_hooks.items()):
+        if getattr(hook, "hook", hook) is accept_plain_keys:
+            del host._load_state_dict_pre_hooks[key]
 
 
 def guarded(host: nn.Module) -> GuardedModules:
     """The guard of ``host``, installed with the load hook where there is none yet."""
     if not isinstance(host._modules, GuardedModules):
         host._modules = GuardedModules(host)
-        if all(hook is not accept_plain_keys for hook in _load_hooks(host)):
-            host.register_load_state_dict_pre_hook(accept_plain_keys)
+        _remove_load_hook(host)  # a copy or a pickle of a guarded host may carry it already
+        host.register_load_state_dict_pre_hook(accept_plain_keys)
     assert isinstance(host._modules, GuardedModules)
     return host._modules
 
@@ -119,10 +142,6 @@ def on_registration(host: nn.Module, name: str, module: nn.Module | None) -> Non
 
 def _empty_guard() -> GuardedModules:
     return GuardedModules.__new__(GuardedModules)
-
-
-def _load_hooks(host: nn.Module) -> list[Any]:
-    return [getattr(hook, "hook", hook) for hook in host._load_state_dict_pre_hooks.values()]
 
 
 register_module_module_registration_hook(on_registration)

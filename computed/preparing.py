@@ -11,7 +11,8 @@ from computed.chain import Link, bind_chain, refusals
 from computed.constraint import Constraint, IteratedConstraint, Preimage, Role
 from computed.errors import ConstraintRefusedError
 from computed.evaluation import evaluate, full_precision, invert
-from computed.parameter import ComputedParameter, links_for
+from computed.frame import links_for
+from computed.parameter import ComputedParameter
 from computed.resolving import resolve
 from computed.site import Site, free_site
 from computed.watching import UnwatchableError, same_bits, snapshot
@@ -92,7 +93,7 @@ def assemble(tensor: Tensor, prepared: Prepared) -> ComputedParameter:
                 module.commit(prepared.preimages[position].state)
                 module.settle(prepared.preimages[position].state)
         carrier = news[0]
-    made._reset()
+    made.reset()
     if prepared.preimages is None and not tensor.is_meta:
         made.write_later(original)
     return made

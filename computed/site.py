@@ -55,17 +55,26 @@ class Site:
         return self.name.rpartition(".")[2]
 
 
-def site_of(host: nn.Module, names: tuple[str, ...], tensor: Tensor, *, shape: torch.Size | None) -> Site:
+def site_of(
+    host: nn.Module,
+    names: tuple[str, ...],
+    tensor: Tensor,
+    *,
+    shape: torch.Size | None,
+    host_types: tuple[tuple[str, ...], ...] = (),
+    device: torch.device | None = None,
+) -> Site:
     """The site of ``tensor``, which stands under ``names`` and whose first host is ``host``."""
     return Site(
         names=names,
         host_type=type(host),
         shape=shape,
         dtype=tensor.dtype,
-        device=tensor.device,
+        device=device or tensor.device,
         requires_grad=tensor.requires_grad,
         convolution=convolution_of(host, names[0].rpartition(".")[2]),
         buffer=not isinstance(tensor, nn.Parameter),
+        host_types=host_types,
     )
 
 

@@ -48,7 +48,7 @@ BUILT_IN: tuple[Entry, ...] = (
     ),
     _entry(
         "orthogonal:Orthogonal",
-        "orthogonal()",
+        "orthogonal(*, dim=None)",
         "orthonormal columns, or rows where there are fewer of them",
         also_called=("orthonormal", "stiefel", "unitary"),
     ),
@@ -102,7 +102,7 @@ BUILT_IN: tuple[Entry, ...] = (
     ),
     _entry(
         "adapters:LoRA",
-        "lora(rank, *, alpha=None, seed=None)",
+        "lora(rank, *, alpha=None, seed=None, dim=None)",
         "the weight as it is, fixed, plus a trained product of two thin matrices",
         {"r": "rank", "lora_rank": "rank", "lora_alpha": "alpha"},
         ("low_rank", "adapter"),

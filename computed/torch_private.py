@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
 
 
@@ -38,13 +39,20 @@ def data_address(tensor: Tensor) -> int:
     return int(torch._C._data_address(tensor))
 
 
+# bound once: a read of a held value asks all of these, and an attribute chain costs more than the call
+_functorch_level = torch._C._functorch.peek_interpreter_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_jit_tracing_state = torch._C._get_tracing_state
+
+
 def inside_transform() -> bool:
-    """Inside a functorch level, a dispatch mode or a jit trace, or at a forward-mode level: a tensor there is not ours to keep."""
-    return bool(
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack()
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
+    """Inside a functorch level, a dispatch mode, a trace or a forward-mode level: a tensor there is not ours to keep."""
+    return (
+        _dispatch_modes() != 0
+        or _functorch_level() is not None
+        or forward_ad._current_level >= 0
+        or _symbolic_trace._is_fx_tracing_flag
+        or _jit_tracing_state() is not None
     )
 
 

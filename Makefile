@@ -1,0 +1,63 @@
+# Each target makes .venv itself where it is missing or older than pyproject.toml and constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+LATEST := .venv-latest
+RUN := $(VENV)/bin/python
+EXTRAS := dev,examples
+
+export HF_HUB_OFFLINE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full test-latest bench lint format clean .venv
+
+help: ## this list
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv ## rules on real pretrained weights: plan, apply, train on, check, bake, save
+	@$(RUN) examples/pretrained_minilm.py
+
+test: lint ## lint, types, and every test at its small size
+	@COMPUTED_SURGERY_SIZE=small $(RUN) -m pytest $(PYTEST_ARGS)
+
+test-full: lint ## every test at its full size; writes docs/evidence.md
+	@COMPUTED_SURGERY_SIZE=full $(RUN) -m pytest $(PYTEST_ARGS)
+
+test-latest: $(LATEST)/made ## every test on the newest torch, in an environment of its own
+	@COMPUTED_SURGERY_SIZE=small $(LATEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+bench: .venv ## what a computed parameter costs, in figures
+	@for each in benchmarks/*.py; do echo "$$each" && $(RUN) "$$each" || exit 1; done
+
+lint: .venv ## ruff and mypy
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+	@$(RUN) -m mypy
+
+format: .venv ## let ruff repair and format
+	@$(RUN) -m ruff check --fix
+	@$(RUN) -m ruff format
+
+clean: ## remove all that make has made, the environments included
+	@rm -rf $(VENV) $(LATEST) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find computed surgery rewrite tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+.venv: $(VENV)/made ## the environment alone
+
+$(VENV)/made: pyproject.toml constraints.txt
+	@$(call make-environment,$(VENV),-c constraints.txt)
+	@touch $@
+
+$(LATEST)/made: pyproject.toml constraints.txt constraints-latest.txt
+	@mkdir -p $(LATEST)
+	@grep -v '^torch==' constraints.txt > $(LATEST)/constraints.txt
+	@$(call make-environment,$(LATEST),-c $(LATEST)/constraints.txt -c constraints-latest.txt)
+	@touch $@
+
+define make-environment
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "$(PYTHON) is no Python >= 3.11: name one, make PYTHON=python3.11 ..." >&2; exit 1; }; \
+	echo "making $(1): about a minute" && \
+	$(PYTHON) -m venv $(1) && \
+	$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) -e '.[$(EXTRAS)]'
+endef

@@ -1,0 +1,179 @@
+"""The frame of a computed parameter: its chain of constraints, its raws, and which raws are its own."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from computed.chain import Link, State, link_for
+from computed.constraint import Constraint, Role
+from computed.evaluation import own_roles
+from computed.hold import Hold
+from computed.living import living
+from computed.tensorlike import TensorLike
+from computed.watching import Slot
+
+
+class PendingState(NamedTuple):
+    """The state of a train-mode evaluation that no step has committed yet, and what shows that its raws moved."""
+
+    states: list[State]
+    hold: Hold | None
+
+
+class Written(NamedTuple):
+    """A value that was written and not projected yet; ``before`` is None where it must be projected in any case."""
+
+    value: Tensor
+    before: Tensor | None
+
+
+class RawSlot(NamedTuple):
+    """A raw by its full role, and where it is registered."""
+
+    name: str
+    role: Role
+    slot: Slot
+
+    @property
+    def tensor(self) -> nn.Parameter:
+        """The raw that is registered there now."""
+        found: nn.Parameter = self.slot.owner[self.slot.key]
+        return found
+
+
+class Frame(TensorLike, nn.Module):
+    """Constraints in the order of application, raws under their roles, and what was noted about them.
+
+    Fields are written through ``__dict__``: ``Module.__setattr__`` would search its registries at each write.
+    """
+
+    links: tuple[Link, ...]
+    caching: bool
+    buffer: bool
+    trainable: bool
+    _name: str
+    _shape: torch.Size
+    _dtype: torch.dtype
+    _holds: list[Hold | None]
+    _pending_state: PendingState | None
+    _written: Written | None
+    _registered: tuple[int, ...]
+
+    def _set_up_frame(self, modules: Sequence[nn.Module], links: Sequence[Link], like: Tensor, *, name: str) -> None:
+        """Make the empty frame: constraints, links and metadata; raws are registered by the caller."""
+        fields = self.__dict__
+        fields["_shape"] = torch.Size(like.shape)
+        fields["_dtype"] = like.dtype
+        fields["_name"] = name
+        fields["buffer"] = not isinstance(like, nn.Parameter)
+        fields["trainable"] = like.requires_grad
+        fields["links"] = tuple(links)
+        fields["ruled"] = overrides_op_rule(links[-1])
+        fields["caching"] = True
+        # a stock FX tracer keeps modules of torch.nn as leaves: https://pytorch.org/docs/stable/fx.html#torch.fx.Tracer
+        fields["__module__"] = "torch.nn.computed_parameter"
+        self.constraints = nn.ModuleList(modules)
+        self._forget_everything()
+        self.register_load_state_dict_post_hook(after_load)
+        living.add(self)
+
+    def _forget_everything(self) -> None:
+        fields = self.__dict__
+        fields["_holds"] = [None, None]
+        fields["_pending_state"] = None
+        fields["_written"] = None
+
+    def reset(self) -> None:
+        """Forget holds and whatever was pending; the registered raws are the ones to watch."""
+        self._forget_everything()
+        registered = tuple(id(raw.tensor) for raw in self.raw_slots())
+        if registered != self.__dict__.get("_registered"):
+            self.__dict__["_registered"] = registered
+            living.changed()
+
+    def raw_slots(self) -> tuple[RawSlot, ...]:
+        """The raws and where they are registered, in the order of the chain."""
+        return tuple(self._raw_slots())
+
+    def _raw_slots(self) -> Iterator[RawSlot]:
+        for position, (link, module) in enumerate(zip(self.links, self.constraints, strict=True)):
+            owner = self._parameters if position == 0 else module._parameters
+            prefix = f"constraints.{position}." if position else ""
+            for role in link.roles[len(link.roles) - own_roles(link, position) :]:
+                yield RawSlot(prefix + role.name, role, Slot(owner, role.name))
+
+    def raw_tensors(self) -> list[Tensor]:
+        """The raws as they are: what is pending stays pending."""
+        return [raw.tensor for raw in self.raw_slots()]
+
+    @property
+    def raws(self) -> dict[str, nn.Parameter]:
+        """The raws by role; those of later constraints as ``constraints.<i>.<role>``."""
+        self.absorb()
+        return {raw.name: raw.tensor for raw in self.raw_slots()}
+
+    @property
+    def trained_raws(self) -> tuple[nn.Parameter, ...]:
+        """The raws of trained roles, and the parameters of foreign modules."""
+        trained = [raw.tensor for raw in self.raw_slots() if raw.role.trained]
+        foreign = (link.module for link in self.links if not isinstance(link.module, Constraint))
+        return (*trained, *(tensor for module in foreign for tensor in module.parameters()))
+
+    @property
+    def spec(self) -> str:
+        """The chain as a spec string."""
+        return " | ".join(
+            module.spec() if isinstance(module, Constraint) else type(module).__name__ for module in self.constraints
+        )
+
+    def may_hold(self, *, training: bool) -> bool:
+        """Whether its raws are the very Parameters that were registered here; those of others may be resized away.
+
+        A random value is never held in train mode: each read is a sample of its own.
+        """
+        if not self.caching or (training and any(is_stochastic(link) for link in self.links)):
+            return False
+        raws = [raw.tensor for raw in self.raw_slots()]
+        return all(
+            id(raw) == known and type(raw) is nn.Parameter and not raw.is_inference() and raw.device.type != "meta"
+            for raw, known in zip(raws, self._registered, strict=True)
+        )
+
+    def absorb(self) -> None:
+        """Project what was written to the value since it was evaluated; see `computed.writing`."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Bring iterated state to convergence for eval; see `computed.settling`."""
+        raise NotImplementedError
+
+    def called(self) -> str:
+        """How messages call it: by its full name where it stands in a model, and by what it is."""
+        return f"{self._name}: {self!r}" if self._name else repr(self)
+
+
+def after_load(parameter: nn.Module, incompatible: object) -> None:
+    """A state dict has been loaded: what was loaded is watched from now on, and settled where eval uses it."""
+    assert isinstance(parameter, Frame)
+    parameter.reset()
+    if not parameter.training:
+        parameter.settle()
+
+
+def overrides_op_rule(link: Link) -> bool:
+    """Whether the link's constraint has op rules at all."""
+    return isinstance(link.module, Constraint) and type(link.module).op_rule is not Constraint.op_rule
+
+
+def is_stochastic(link: Link) -> bool:
+    """Whether the link's constraint says that its value is random."""
+    return isinstance(link.module, Constraint) and link.module.stochastic
+
+
+def links_for(modules: Sequence[nn.Module]) -> tuple[Link, ...]:
+    """The links of a chain of constraints."""
+    return tuple(link_for(module) for module in modules)
+
+

@@ -1,0 +1,104 @@
+"""Reading a computed parameter: its value is held where that is true, and evaluated otherwise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from computed.constraint import Constraint
+from computed.evaluation import evaluate_traced, last_arguments
+from computed.hold import try_hold
+from computed.settling import LOCK
+from computed.tensorlike import resolved
+from computed.torch_private import inside_transform, is_fx_tracing
+from computed.writing import Writing
+
+# bound once, for the cost of a read
+grad_enabled = torch.is_grad_enabled
+
+
+class Reading(Writing):
+    """The value for operations, for those who only look, for a bake, and for an op rule."""
+
+    def value(self) -> Tensor:
+        """The value now: held where that is true, evaluated otherwise."""
+        if torch.compiler.is_compiling():
+            return evaluate_in_graph(self)
+        hold = self._holds[self.training]
+        if hold is not None and self._written is None and hold.usable() and not inside_transform():
+            return hold.outer[0] if grad_enabled() else hold.plain[0]
+        if is_fx_tracing():
+            traced: Tensor = self()
+            return traced
+        return self._evaluated_value()
+
+    def forward(self) -> Tensor:
+        """The value; a graph records this call."""
+        return evaluate_in_graph(self) if torch.compiler.is_compiling() else self._evaluated_value()
+
+    def _evaluated_value(self) -> Tensor:
+        with LOCK:
+            if inside_transform():
+                return self.evaluated(training=self.training)
+            self.absorb()
+            hold = self._holds[self.training]
+            if hold is None or not hold.usable():
+                self._commit_if_moved()
+                with_graph = self.training or torch.is_grad_enabled()
+                hold = try_hold((self,), training=self.training, with_graph=with_graph)
+                self._holds[self.training] = hold
+                if hold is None:
+                    return self._evaluated_unheld()
+                self._keep_state(hold.states[0], hold)
+            return hold.outer[0] if torch.is_grad_enabled() else hold.plain[0]
+
+    def _evaluated_unheld(self) -> Tensor:
+        value, states = self._evaluate(training=self.training)
+        self._keep_state(states, None)
+        return value
+
+    def peek(self) -> Tensor:
+        """The value without gradients, read by what only looks: no state becomes pending and none is committed."""
+        with LOCK, torch.no_grad():
+            self.absorb()
+            hold = self._holds[self.training]
+            if hold is not None and hold.usable():
+                return hold.plain[0]
+            return self.evaluated(training=self.training)
+
+    def baked_value(self) -> Tensor:
+        """The value that eval uses, from whichever mode; a tensor of its own."""
+        with LOCK, torch.no_grad():
+            self.absorb()
+            modes = [(module, module.training) for module in self.modules()]
+            try:
+                for module, _ in modes:
+                    module.training = False
+                return self.evaluated(training=False).detach().clone()
+            finally:
+                for module, mode in modes:
+                    module.training = mode
+
+    def rule(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Do ``func`` by the last constraint's op rule, where this stands as its weight and the rule is in force."""
+        last = self.links[-1].module
+        assert isinstance(last, Constraint)
+        in_force = self.training or last.factored_in_eval or torch.compiler.is_compiling()
+        as_weight = (len(args) > 1 and args[1] is self) or kwargs.get("weight") is self
+        op_rule = last.op_rule(func) if in_force and as_weight else None
+        if op_rule is None or is_fx_tracing():
+            return NotImplemented
+        if not torch.compiler.is_compiling():
+            self.absorb()
+        raws = last_arguments(self.links, self.raw_tensors(), training=self.training)
+        new_args = [raws if argument is self else resolved(argument) for argument in args]
+        new_kwargs = {key: raws if argument is self else resolved(argument) for key, argument in kwargs.items()}
+        return op_rule(*new_args, **new_kwargs)
+
+
+def evaluate_in_graph(parameter: Reading) -> Tensor:
+    """The value as a part of the graph that is compiled or exported."""
+    device = parameter.device.type
+    with torch.autocast(device if device != "meta" else "cpu", enabled=False):
+        return evaluate_traced(parameter.links, parameter.raw_tensors(), parameter.dtype)

@@ -1,0 +1,82 @@
+"""The state of iterated constraints in a computed parameter: pending beside a value, committed by a step, settled for eval."""
+
+import threading
+
+import torch
+from torch import Tensor
+
+from computed.chain import State
+from computed.constraint import IteratedConstraint
+from computed.evaluation import evaluate, full_precision, has_state
+from computed.frame import PendingState
+from computed.hold import Hold
+from computed.metadata import Metadata
+
+# One lock for all: an evaluation may read other computed parameters, and two locks could wait for each other.
+LOCK = threading.RLock()
+
+
+class Settling(Metadata):
+    """Evaluation, and what becomes of the state that belongs to a value."""
+
+    def evaluated(self, *, training: bool) -> Tensor:
+        """A value evaluated just now, in the given mode; writes nothing and holds nothing."""
+        return self._evaluate(training=training)[0]
+
+    def _evaluate(self, *, training: bool) -> tuple[Tensor, list[State]]:
+        with full_precision(self.device):
+            return evaluate(self.links, self.raw_tensors(), self.dtype, training=training)
+
+    def _keep_state(self, states: list[State], hold: Hold | None) -> None:
+        if not any(states):
+            return
+        if self.training:
+            self.__dict__["_pending_state"] = PendingState(states, hold)
+        else:
+            self._keep_settled(states)
+
+    def _keep_settled(self, states: list[State]) -> None:
+        for link, state in zip(self.links, states, strict=True):
+            if isinstance(link.module, IteratedConstraint):
+                link.module.settle(state)
+
+    def _commit_if_moved(self) -> None:
+        pending = self._pending_state
+        if pending is not None and pending.hold is not None and pending.hold.moved():
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit the state that is pending: the raws are about to move, or have."""
+        pending = self._pending_state
+        self.__dict__["_pending_state"] = None
+        if pending is not None:
+            for link, state in zip(self.links, pending.states, strict=True):
+                link.commit(state)
+            return
+        for link in self.links:
+            if isinstance(link.module, IteratedConstraint) and self.training:
+                link.module.commit(link.module.state("pending_"))
+
+    def before_step(self) -> None:
+        """An optimizer is about to move the raws: project what was written, commit, let go of the snapshots."""
+        with LOCK:
+            self.absorb()
+            self.commit()
+            self.__dict__["_holds"] = [None, None]
+
+    def settle(self) -> None:
+        """Bring iterated state to convergence for eval, where there is any."""
+        if not has_state(self.links) or self.device.type == "meta" or torch.compiler.is_compiling():
+            return
+        with LOCK, torch.no_grad():
+            hold = self._holds[False]
+            if hold is None or not hold.usable():
+                self.absorb()
+                self._keep_settled(self._evaluate(training=False)[1])
+
+    def forget(self) -> None:
+        """Let go of what is held; the next read evaluates."""
+        with LOCK:
+            self.absorb()
+            self._commit_if_moved()
+            self.__dict__["_holds"] = [None, None]

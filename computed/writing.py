@@ -1,0 +1,83 @@
+"""Writes to a computed parameter: they act on the value and are projected once, at the next access."""
+
+import torch
+from torch import Tensor
+
+from computed.constraint import IteratedConstraint
+from computed.errors import ComputedParameterError
+from computed.evaluation import full_precision, invert
+from computed.frame import Written
+from computed.settling import LOCK, Settling
+from computed.watching import same_bits
+
+
+class Writing(Settling):
+    """Takes writes of any kind; a right inverse turns the value that results into raws."""
+
+    def write_target(self, operation: str) -> Tensor:
+        """The value's own tensor, watched: what is written to it is projected at the next access."""
+        if torch.compiler.is_compiling():
+            raise ComputedParameterError(f"{self.called()}: {operation} cannot be compiled; write outside of it")
+        if torch.is_grad_enabled() and self.requires_grad:
+            raise RuntimeError(
+                f"{self.called()}: a leaf Variable that requires grad is being used in an in-place operation "
+                f"({operation}); write under torch.no_grad()"
+            )
+        with torch.no_grad():
+            value = self.value()
+            if self._holds[self.training] is None and self._written is None:
+                own = value.detach().clone()
+                self.__dict__["_written"] = Written(own, own.clone())
+        return self._written.value if self._written is not None else value
+
+    def absorb(self) -> None:
+        """Project what was written to the value since it was evaluated, once."""
+        if self._written is None and self._holds[0] is None and self._holds[1] is None:
+            return
+        with LOCK:
+            written, self.__dict__["_written"] = self._written, None
+            if written is not None and (written.before is None or not same_bits(written.value, written.before)):
+                self.assign(written.value)
+                return
+            for hold in self._holds:
+                if hold is not None and not hold.untouched(0):
+                    self.assign(hold.plain[0])
+                    return
+
+    def write_later(self, value: Tensor) -> None:
+        """Make ``value`` the value; it is projected at the next access, unless a load or another write comes first."""
+        self.__dict__["_written"] = Written(value, None)
+
+    def assign(self, value: Tensor) -> None:
+        """Make ``value``, or the admissible value nearest to it, the value now.
+
+        Errors: ValueError where the shape differs; what the right inverse raises. Nothing is half written.
+        """
+        if value.shape != self.shape:
+            raise ValueError(f"{self.called()}: cannot write a value of shape {tuple(value.shape)}")
+        preimages = invert(self.links, value)
+        found = [raw for i, preimage in enumerate(preimages) for raw in preimage.raws[1 if i else 0 :]]
+        with torch.no_grad(), full_precision(self.device):
+            for raw, new in zip(self.raw_slots(), found, strict=True):
+                raw.tensor.copy_(new)
+            for link, preimage in zip(self.links, preimages, strict=True):
+                if isinstance(link.module, IteratedConstraint):
+                    link.module.commit(preimage.state)
+                    link.module.settle(preimage.state)
+        self.reset()
+
+    @property
+    def data(self) -> Tensor:
+        """The value without gradients; what is written to it is projected at the next access."""
+        with torch.no_grad():
+            return self.write_target("data")
+
+    @data.setter
+    def data(self, new: Tensor) -> None:
+        if new.shape != self.shape:
+            raise ValueError(
+                f"{self.called()}: cannot set data of shape {tuple(new.shape)}; "
+                f"the shape of a constrained weight is fixed"
+            )
+        self.absorb()
+        self.write_later(new.detach().to(device=self.device, dtype=self.dtype))

@@ -1,0 +1,5 @@
+"""``python -m rewrite`` is the command line."""
+
+from rewrite.cli import main
+
+main()

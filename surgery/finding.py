@@ -1,0 +1,114 @@
+"""Every parameter of a model that rules can be about: one find for each tensor, with all its names and hosts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+
+from computed.parameter import ComputedParameter
+from computed.placement import GuardedModules
+from computed.site import Site, site_of
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One attribute of one module, under one dotted name."""
+
+    host: nn.Module
+    attribute: str
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A tensor of a model, or the computed parameter that stands for one.
+
+    ``places`` has one entry for each name; a module that is itself shared gives several names to one attribute.
+    """
+
+    site: Site
+    places: tuple[Place, ...]
+    subject: Tensor | ComputedParameter
+
+    @property
+    def computed(self) -> ComputedParameter | None:
+        """The computed parameter that stands here already, or None."""
+        return self.subject if isinstance(self.subject, ComputedParameter) else None
+
+    @property
+    def slots(self) -> tuple[Place, ...]:
+        """One place for each attribute of a module, whatever the number of its names."""
+        seen: dict[tuple[int, str], Place] = {}
+        for place in self.places:
+            seen.setdefault((id(place.host), place.attribute), place)
+        return tuple(seen.values())
+
+
+def find(model: nn.Module) -> tuple[Found, ...]:
+    """Every parameter and buffer of ``model``, in the order of its original state dict; raws are not among them."""
+    places: dict[int, list[Place]] = {}
+    subjects: dict[int, Tensor | ComputedParameter] = {}
+    for host, prefix in hosts(model):
+        for attribute, subject in own_subjects(host):
+            places.setdefault(id(subject), []).append(Place(host, attribute, prefix + attribute))
+            subjects[id(subject)] = subject
+    return tuple(_found(subjects[key], tuple(stands)) for key, stands in places.items())
+
+
+def hosts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Every module that is no part of a computed parameter, with the prefix of its names; shared ones several times."""
+    stack: list[tuple[nn.Module, str]] = [(model, "")]
+    while stack:
+        host, prefix = stack.pop()
+        if isinstance(host, ComputedParameter):
+            continue
+        yield host, prefix
+        children = [(child, f"{prefix}{name}.") for name, child in host._modules.items() if child is not None]
+        # torch keeps the raws of its own parametrizations under this name: they are never sites
+        stack += [(child, path) for child, path in reversed(children) if not path.endswith("parametrizations.")]
+
+
+def own_subjects(host: nn.Module) -> list[tuple[str, Tensor | ComputedParameter]]:
+    """The parameters, computed parameters and buffers that ``host`` owns itself, in original order."""
+    return [(name, subject) for name, subject in (*_parameters(host), *_buffers(host))]
+
+
+def _parameters(host: nn.Module) -> Iterator[tuple[str, Tensor | ComputedParameter]]:
+    modules = host._modules
+    order: Sequence[str] = modules.order if isinstance(modules, GuardedModules) else ()
+    later = [name for name in host._parameters if name not in order]
+    for name in (*order, *later):
+        subject = host._parameters.get(name, modules.get(name))
+        if isinstance(subject, Tensor | ComputedParameter):
+            yield name, subject
+
+
+def _buffers(host: nn.Module) -> Iterator[tuple[str, Tensor | ComputedParameter]]:
+    modules = host._modules
+    order: Sequence[str] = modules.buffers if isinstance(modules, GuardedModules) else ()
+    later = [name for name in host._buffers if name not in order]
+    for name in (*order, *later):
+        subject = host._buffers.get(name, modules.get(name))
+        if isinstance(subject, Tensor | ComputedParameter):
+            yield name, subject
+
+
+def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...]) -> Found:
+    names = tuple(place.name for place in places)
+    host = places[0].host
+    host_types = tuple(type_names(place.host) for place in places)
+    if isinstance(subject, ComputedParameter):
+        like = nn.Parameter(
+            torch.empty(subject.shape, dtype=subject.dtype, device="meta"), requires_grad=subject.requires_grad
+        )
+        site = site_of(host, names, like, shape=subject.shape, host_types=host_types, device=subject.device)
+        return Found(site, places, subject)
+    shape = None if isinstance(subject, UninitializedTensorMixin) else subject.shape
+    return Found(site_of(host, names, subject, shape=shape, host_types=host_types), places, subject)
+
+
+def type_names(host: nn.Module) -> tuple[str, ...]:
+    """The names of the classes in the method resolution order of ``host``."""
+    return tuple(cls.__name__ for cls in type(host).__mro__)

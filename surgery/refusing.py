@@ -1,0 +1,98 @@
+"""Why a parameter of a model cannot be computed, whatever the constraint: its host would not use it as a tensor."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.jit import ScriptModule
+from torch.nn.parallel import DistributedDataParallel
+
+from computed.torch_private import data_address
+from surgery.finding import Found, type_names
+
+CALLS_ITS_CHILDREN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def host_refusals(found: Found) -> list[str]:
+    """Why the hosts of ``found`` cannot take a computed parameter, one reason each."""
+    reasons = (reason for place in found.slots for reason in _host_reasons(place.host, place.attribute))
+    return list(dict.fromkeys(reasons))
+
+
+def _host_reasons(host: nn.Module, attribute: str) -> Iterator[str]:
+    kind = type(host).__name__
+    if isinstance(host, CALLS_ITS_CHILDREN):
+        yield (
+            f"is owned directly by a {kind}, which calls its children, and a computed parameter would be one of them; "
+            f"move the parameter into a module of its own"
+        )
+    if isinstance(host, ScriptModule):
+        yield f"stands in a {kind}, which is compiled; constrain the model before torch.jit.script or torch.jit.trace"
+    if isinstance(host, nn.Embedding | nn.EmbeddingBag) and attribute == "weight":
+        if host.max_norm is not None:
+            yield (
+                f"is renormalised in place at each forward ({kind}(max_norm={host.max_norm})), which a constraint "
+                f"would fight; set max_norm=None and use the constraint alone"
+            )
+        if host.sparse:
+            yield f"has sparse gradients ({kind}(sparse=True)), which do not reach a raw; set sparse=False"
+
+
+def shared_storage(found: Found, shared: dict[int, str]) -> list[str]:
+    """Why a tensor that overlaps another parameter's memory cannot be computed; ``shared`` is from `overlapping`."""
+    other = shared.get(id(found.subject))
+    if other is None:
+        return []
+    return [
+        f"shares its storage with {other}, so a write to one would change the other behind the constraint; "
+        f"give it its own, weight.data = weight.data.clone(), or tie the two by one Parameter object"
+    ]
+
+
+def distribution_refusals(model: nn.Module, found: Found, *, adds_raws: bool) -> list[str]:
+    """Why a wrapper for distributed training that is built already does not allow the change."""
+    if _is_dtensor(found.subject):
+        return ["is sharded (a DTensor), and its projection needs the full value; constrain before fully_shard(model)"]
+    wrappers = [type(module).__name__ for module in model.modules() if "FullyShardedDataParallel" in type_names(module)]
+    if wrappers:
+        return ["belongs to a model wrapped by FullyShardedDataParallel; constrain first, then wrap"]
+    if adds_raws and any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        return [
+            "belongs to a model wrapped by DistributedDataParallel, which would silently not reduce the gradients of "
+            "new raws; constrain first, then wrap"
+        ]
+    return []
+
+
+def _is_dtensor(subject: object) -> bool:
+    # by name: importing torch.distributed.tensor costs half a second, and only who has imported it has one
+    return isinstance(subject, Tensor) and "DTensor" in [cls.__name__ for cls in type(subject.data).__mro__]
+
+
+def overlapping(found: Sequence[Found]) -> dict[int, str]:
+    """For each parameter that overlaps another one's memory, ``id(parameter)`` -> the other's name."""
+    spans = sorted(
+        (*_span(one.subject), index)
+        for index, one in enumerate(found)
+        if isinstance(one.subject, Tensor) and _has_memory(one)
+    )
+    shared: dict[int, str] = {}
+    for (device, _, stop, first), (other_device, start, _, second) in pairwise(spans):
+        if device == other_device and start < stop:
+            shared[id(found[first].subject)] = found[second].site.name
+            shared[id(found[second].subject)] = found[first].site.name
+    return shared
+
+
+def _has_memory(found: Found) -> bool:
+    subject = found.subject
+    assert isinstance(subject, Tensor)
+    known = found.site.shape is not None and not subject.is_meta
+    return known and subject.layout is torch.strided and subject.numel() > 0 and not _is_dtensor(subject)
+
+
+def _span(tensor: Tensor) -> tuple[str, int, int]:
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = data_address(tensor)
+    return str(tensor.device), start, start + extent * tensor.element_size()
