@@ -49,6 +49,7 @@ $(VENV)/made: pyproject.toml constraints.txt
 	@touch $@
 
 $(LATEST)/made: pyproject.toml constraints.txt constraints-latest.txt
+	@echo "torch comes with its CUDA libraries (several GB) where pip finds no build for CPU alone"
 	@mkdir -p $(LATEST)
 	@grep -v '^torch==' constraints.txt > $(LATEST)/constraints.txt
 	@$(call make-environment,$(LATEST),-c $(LATEST)/constraints.txt -c constraints-latest.txt)

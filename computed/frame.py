@@ -46,12 +46,15 @@ class RawSlot(NamedTuple):
 class Frame(TensorLike, nn.Module):
     """Constraints in the order of application, raws under their roles, and what was noted about them.
 
+    ``trainable``, ``buffer`` and ``persistent`` say how the tensor was registered whose place it took, for a bake.
+
     Fields are written through ``__dict__``: ``Module.__setattr__`` would search its registries at each write.
     """
 
     links: tuple[Link, ...]
     caching: bool
     buffer: bool
+    persistent: bool
     trainable: bool
     _name: str
     _shape: torch.Size
@@ -68,6 +71,7 @@ class Frame(TensorLike, nn.Module):
         fields["_dtype"] = like.dtype
         fields["_name"] = name
         fields["buffer"] = not isinstance(like, nn.Parameter)
+        fields["persistent"] = True
         fields["trainable"] = like.requires_grad
         fields["links"] = tuple(links)
         fields["ruled"] = overrides_op_rule(links[-1])

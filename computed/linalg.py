@@ -10,13 +10,21 @@ def as_matrix(weight: Tensor, dim: int) -> Tensor:
 
 
 def like_weight(matrix: Tensor, weight: Tensor, dim: int) -> Tensor:
-    """The inverse of `as_matrix`: ``matrix`` in the shape of ``weight``."""
-    return matrix.view(weight.movedim(dim, 0).shape).movedim(0, dim)
+    """The inverse of `as_matrix`: ``matrix`` in the shape of ``weight``, contiguous."""
+    return matrix.reshape(weight.movedim(dim, 0).shape).movedim(0, dim).contiguous()
 
 
 def in_double(tensor: Tensor) -> Tensor:
     """``tensor`` in float64, in main memory where its device has none (MPS)."""
-    return tensor.detach().to(device="cpu" if tensor.device.type == "mps" else tensor.device, dtype=torch.float64)
+    device = "cpu" if tensor.device.type == "mps" else tensor.device
+    return tensor.detach().to(device=device, dtype=torch.float64)
+
+
+def scaled_to_one(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """``matrix`` divided by its largest entry, and that entry; numbers that are not finite count as zero."""
+    finite = torch.nan_to_num(matrix, nan=0.0, posinf=0.0, neginf=0.0)
+    largest = finite.abs().amax()
+    return finite / torch.where(largest > 0, largest, 1.0), largest
 
 
 def polar_factor(matrix: Tensor) -> Tensor:
@@ -28,16 +36,13 @@ def polar_factor(matrix: Tensor) -> Tensor:
 
     Reference: Fan and Hoffman, "Some metric inequalities in the space of matrices", 1955.
     """
-    exact = torch.nan_to_num(in_double(matrix), nan=0.0, posinf=0.0, neginf=0.0)
-    largest = exact.abs().amax() if exact.numel() else exact.new_ones(())
-    u, _, vh = torch.linalg.svd(exact / torch.where(largest > 0, largest, 1.0), full_matrices=False)
+    u, _, vh = torch.linalg.svd(scaled_to_one(in_double(matrix))[0], full_matrices=False)
     return (u @ vh).to(matrix)
 
 
 def orthonormality_error(matrix: Tensor) -> float:
-    """``max |QᵀQ - I|`` over the smaller side of ``matrix``, in float64."""
-    exact = in_double(matrix)
-    tall = exact if exact.shape[0] >= exact.shape[1] else exact.T
+    """``max |QᵀQ - I|`` over the smaller side of ``matrix``, in its own dtype."""
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     gram = tall.T @ tall
     return float((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().amax())
 
@@ -49,16 +54,27 @@ def cayley_retraction(base: Tensor, delta: Tensor) -> Tensor:
 
         Q = (2 base + P) (I - S/2 + PᵀP/4)⁻¹ - base
 
-    This is ``(I - A/2)⁻¹ (I + A/2) base`` for ``A = P baseᵀ - base Pᵀ + base S baseᵀ`` with the inverse brought from
-    size m to size n. The symmetric part of what is inverted is at least I, so it is defined for every ``delta``;
-    to first order it moves as ``delta`` does, projected to the tangent space at ``base``, which it equals for 0.
+    This is ``(I - A/2)⁻¹ (I + A/2) base`` for ``A = P baseᵀ - base Pᵀ + base S baseᵀ``, with the inverse brought from
+    size m to size n. The symmetric part of what is inverted is at least I, so ``Q`` is defined and smooth for every
+    ``delta``; to first order it moves by ``delta`` projected to the tangent space at ``base``, and for zero it is
+    ``base``, bit for bit.
 
     Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, section 2.2.
     """
     inside = base.t() @ delta
-    skew = 0.5 * (inside - inside.t())
-    middle = torch.eye(base.shape[1], dtype=base.dtype, device=base.device) - 0.5 * skew
+    middle = torch.eye(base.shape[1], dtype=base.dtype, device=base.device) - 0.25 * (inside - inside.t())
     if base.shape[0] == base.shape[1]:
-        return (2 * base) @ torch.linalg.inv(middle) - base
+        # there is no normal part; a solve is two thirds of an inverse and a product here, and more where m > n
+        return torch.linalg.solve(middle, 2 * base, left=False) - base
     normal = delta - base @ inside
-    return (2 * base + normal) @ torch.linalg.inv(middle + 0.25 * (normal.t() @ normal)) - base
+    inverse = torch.linalg.inv(middle + 0.25 * (normal.t() @ normal))
+    return (2 * base + normal) @ inverse - base
+
+
+def newton_schulz_correction(matrix: Tensor) -> Tensor:
+    """What one Newton-Schulz step adds to ``matrix`` (m, n; m >= n): an error ``e`` of ``QᵀQ - I`` becomes ``e²``.
+
+    Reference: Björck and Bowie, "An iterative algorithm for computing the best estimate of an orthogonal matrix", 1971.
+    """
+    gram = matrix.t() @ matrix
+    return 0.5 * (matrix @ (torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device) - gram))

@@ -14,6 +14,7 @@ import computed.stepping  # noqa: F401 - whoever has computed parameters needs t
 from computed.errors import ReplacedParameterError
 from computed.loading import accept_plain_keys
 from computed.parameter import ComputedParameter
+from computed.torch_private import rebuild_flat_weights
 
 
 class GuardedModules(dict[str, Any]):
@@ -74,9 +75,8 @@ class GuardedModules(dict[str, Any]):
             dict.__setitem__(self, name, dict.pop(self, name))
 
     def _refusal(self, name: str, attempt: str) -> ReplacedParameterError:
-        if isinstance(self.host, nn.RNNBase):
-            # RNNBase.__setattr__ has put the new tensor into its flat list before it is refused here
-            self.host._init_flat_weights()
+        # RNNBase.__setattr__ has put the new tensor into its flat list before it is refused here
+        rebuild_flat_weights(self.host)
         return ReplacedParameterError(
             f"{type(self.host).__name__}.{name} is a computed parameter ({self[name]!r}); {attempt} would drop its "
             f"constraint. To write a value: w.copy_(tensor) under torch.no_grad(); for a plain parameter: "
@@ -100,15 +100,15 @@ def put_back(host: nn.Module, name: str, tensor: Tensor, *, buffer: bool) -> Non
     modules = host._modules
     assert isinstance(modules, GuardedModules)
     order = modules.buffers if buffer else modules.order
-    modules.release(name)
+    if name in modules.computed:
+        modules.release(name)
     registry: dict[str, Any] = host._buffers if buffer else host._parameters
     registry[name] = tensor
     _reorder(registry, order)
     if not modules.computed:
         host._modules = dict(modules)
         _remove_load_hook(host)
-    if isinstance(host, nn.RNNBase):
-        host._init_flat_weights()
+    rebuild_flat_weights(host)
 
 
 def _reorder(registry: dict[str, Any], order: Sequence[str]) -> None:

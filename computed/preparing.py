@@ -1,7 +1,8 @@
 """Making a computed parameter: the chain bound to its site, the raws projected from the value."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,25 @@ class Prepared:
     links: tuple[Link, ...]
     preimages: tuple[Preimage, ...] | None
 
+    @property
+    def raw_shapes(self) -> tuple[tuple[torch.Size, ...], ...]:
+        """The shapes of the arguments of each link, its carrier first; what is foreign keeps the shape."""
+        if self.preimages is not None:
+            return tuple(tuple(raw.shape for raw in preimage.raws) for preimage in self.preimages)
+        assert self.site.shape is not None
+        running, found = self.site.shape, []
+        for module in reversed(self.modules):
+            found.append(module.raw_shapes(running) if isinstance(module, Constraint) else (running,))
+            running = found[-1][0]
+        return tuple(found[::-1])
+
 
 def prepare(value: Tensor, modules: Sequence[nn.Module], site: Site, *, project: bool) -> Prepared:
     """Bind ``modules`` to ``site``, check that they can take it and invert them at ``value``.
 
     Errors: ConstraintRefusedError with every reason.
     """
-    reasons = dtype_refusals(site) or refusals(modules, site)
+    reasons = check_chain(modules, site)
     if reasons:
         raise ConstraintRefusedError(f"{site.name}: " + "; ".join(reasons))
     bind_chain(modules, site)
@@ -47,11 +60,17 @@ def prepare(value: Tensor, modules: Sequence[nn.Module], site: Site, *, project:
     return Prepared(site, tuple(modules), links, tuple(preimages))
 
 
+def check_chain(modules: Sequence[nn.Module], site: Site) -> list[str]:
+    """Every reason why the chain cannot take the site."""
+    return dtype_refusals(site) or refusals(modules, site)
+
+
 def dtype_refusals(site: Site) -> list[str]:
     """Why a tensor of the site's dtype cannot be computed at all."""
     if site.dtype.is_floating_point and site.dtype.itemsize > 1:
         return []
-    return [f"has dtype {str(site.dtype).removeprefix('torch.')}; only float tensors of 16 bits or more can be computed"]
+    dtype = str(site.dtype).removeprefix("torch.")
+    return [f"has dtype {dtype}; only float tensors of 16 bits or more can be computed"]
 
 
 def projected_value(prepared: Prepared, dtype: torch.dtype) -> Tensor:
@@ -70,33 +89,36 @@ def projected_value(prepared: Prepared, dtype: torch.dtype) -> Tensor:
     return running.to(dtype)
 
 
-def assemble(tensor: Tensor, prepared: Prepared) -> ComputedParameter:
-    """The computed parameter; a Parameter of a raw's shape and dtype becomes that raw, the same object.
+def assemble(
+    tensor: Tensor, prepared: Prepared, reuse: Mapping[str, nn.Parameter] = MappingProxyType({})
+) -> ComputedParameter:
+    """The computed parameter that takes the place of ``tensor``.
 
-    Where projection waits, the value is written as a pending write: the first access projects it.
+    A Parameter of a raw's shape becomes that raw, the same object: ``tensor`` the first one, those in ``reuse`` the
+    ones of their names. Where projection waits, the value is a pending write: the first access projects it.
     """
     made = ComputedParameter.__new__(ComputedParameter)
     nn.Module.__init__(made)
     made._set_up_frame(prepared.modules, prepared.links, tensor, name=prepared.site.name)
     original = tensor.detach() if prepared.preimages is not None or tensor.is_meta else tensor.detach().clone()
-    carrier: Tensor = tensor
-    for position, (link, module) in enumerate(zip(prepared.links, prepared.modules, strict=True)):
-        owner: nn.Module = made if position == 0 else module
-        news = _raw_tensors(prepared, position, carrier)
-        first = 1 if position else 0
-        for role, new in list(zip(link.roles, news, strict=True))[first:]:
-            reusable = tensor if position == 0 and role is link.roles[0] else None
-            owner.register_parameter(role.name, _as_parameter(new, role, tensor, reusable))
+    known = dict(reuse) or _first_raw(made, tensor)
+    news = [raw for position in range(len(prepared.links)) for raw in _own_raws(prepared, position, tensor)]
+    for (name, role, slot), new in zip(made.raw_slots(), news, strict=True):
+        slot.owner[slot.key] = _as_parameter(new, role, tensor, known.get(name))
+    for position, module in enumerate(prepared.modules):
         if isinstance(module, IteratedConstraint):
-            module.allocate_state(news[0].shape, tensor)
+            module.allocate_state(prepared.raw_shapes[position][0], tensor)
             if prepared.preimages is not None:
                 module.commit(prepared.preimages[position].state)
                 module.settle(prepared.preimages[position].state)
-        carrier = news[0]
     made.reset()
     if prepared.preimages is None and not tensor.is_meta:
         made.write_later(original)
     return made
+
+
+def _first_raw(made: ComputedParameter, tensor: Tensor) -> dict[str, nn.Parameter]:
+    return {raw.name: tensor for raw in made.raw_slots()[:1] if isinstance(tensor, nn.Parameter)}
 
 
 def parameter_from_value(value: Tensor, spec: object) -> ComputedParameter:
@@ -106,20 +128,21 @@ def parameter_from_value(value: Tensor, spec: object) -> ComputedParameter:
     site = free_site(value)
     modules = resolve(spec, site)
     if not modules:
-        raise ConstraintRefusedError(f"from_value: {spec!r} gives no constraint for a tensor of shape {tuple(value.shape)}")
+        shape = tuple(value.shape)
+        raise ConstraintRefusedError(f"from_value: {spec!r} gives no constraint for a tensor of shape {shape}")
     tensor = value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone(), value.requires_grad)
     if not isinstance(value, nn.Parameter):
         tensor.requires_grad_(requires_grad=True)
     return assemble(tensor, prepare(tensor, modules, site, project=True))
 
 
-def _raw_tensors(prepared: Prepared, position: int, carrier: Tensor) -> tuple[Tensor, ...]:
+def _own_raws(prepared: Prepared, position: int, like: Tensor) -> tuple[Tensor, ...]:
+    """The raws that a link has of its own: all for the first, all but the carrier for a later one."""
+    first = 1 if position else 0
     if prepared.preimages is not None:
-        return prepared.preimages[position].raws
-    module = prepared.modules[position]
-    assert isinstance(module, Constraint)
-    with torch.no_grad():
-        return tuple(torch.zeros(shape, dtype=carrier.dtype, device=carrier.device) for shape in module.raw_shapes(carrier.shape))
+        return prepared.preimages[position].raws[first:]
+    shapes = prepared.raw_shapes[position][first:]
+    return tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for shape in shapes)
 
 
 def _as_parameter(new: Tensor, role: Role, replaced: Tensor, reusable: Tensor | None) -> nn.Parameter:

@@ -3,7 +3,16 @@
 import torch
 from torch import Tensor
 
-from computed.linalg import in_double
+from computed.linalg import in_double, scaled_to_one
+
+# Up to this smaller side the eigenvectors of the Gram matrix cost less than the Lanczos steps (measured: 0.6 ms and
+# 2.5 ms at 64, 8 ms and 2 ms at 256, 270 ms and 7 ms at 1024).
+GRAM_SIDE = 128
+# Relative error of the singular value after 32 steps on Gaussian matrices up to 4096 x 4096, whose top is crowded:
+# below 1e-7 from a warm start, 8e-5 from a cold one.
+LANCZOS_STEPS = 32
+# How much of a fixed vector is mixed into a start, which might be orthogonal to the vector that is sought.
+MIXED_IN = 0.3
 
 
 def unit(vector: Tensor, otherwise: Tensor) -> Tensor:
@@ -11,14 +20,16 @@ def unit(vector: Tensor, otherwise: Tensor) -> Tensor:
     largest = vector.abs().amax()
     scaled = vector / torch.where(largest > 0, largest, 1.0)
     length = torch.linalg.vector_norm(scaled)
-    return torch.where(length > 0, scaled / length.clamp_min(0.5), otherwise)
+    return torch.where(length > 0, scaled / torch.where(length > 0, length, 1.0), otherwise)
 
 
 def power_steps(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """``steps`` steps of the power iteration from ``v``: ``u = W v / |W v|``, ``v = Wᵀ u / |Wᵀ u|``.
 
-    A zero matrix leaves the vectors as they are. Reference: Miyato et al., "Spectral normalization for generative
-    adversarial networks", 2018 (arXiv:1802.05957), algorithm 1.
+    A zero matrix leaves the vectors as they are.
+
+    Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018 (arXiv:1802.05957),
+    algorithm 1.
     """
     for _ in range(steps):
         u = unit(torch.mv(matrix, v), u)
@@ -26,26 +37,75 @@ def power_steps(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tuple[Tenso
     return u, v
 
 
-def leading_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The left and right singular vector of the largest singular value, by the Gram matrix in float64."""
-    exact = in_double(matrix)
-    largest = exact.abs().amax()
-    exact = exact / torch.where(largest > 0, largest, 1.0)
+def leading_vectors(matrix: Tensor, start: Tensor | None = None, rounds: int = 1) -> tuple[Tensor, Tensor]:
+    """The singular vectors ``u`` (m), ``v`` (n) of the largest singular value of ``matrix`` (m, n), converged.
+
+    By the Gram matrix in float64 where a side is small, else by ``rounds`` times `LANCZOS_STEPS` steps from ``start``,
+    an estimate of ``v``. Nothing branches on numbers, so it runs under `torch.func` transforms. A zero matrix has the
+    vectors of equal entries; numbers that are not finite count as zero.
+    """
+    if min(matrix.shape) <= GRAM_SIDE:
+        return gram_vectors(matrix)
+    scaled = scaled_to_one(matrix)[0]
+    u, v = even(scaled[:, 0]), even(scaled[0]) if start is None else start
+    for _ in range(rounds):
+        u, v = lanczos_vectors(scaled, u, v)
+    return u, v
+
+
+def gram_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The leading singular vectors from the eigenvectors of ``W Wᵀ`` or ``Wᵀ W``, whichever is smaller, in float64."""
+    exact = scaled_to_one(in_double(matrix))[0]
     wide = exact.shape[0] <= exact.shape[1]
     small = exact if wide else exact.T
-    first = torch.linalg.eigh(small @ small.T).eigenvectors[:, -1]
-    even = small.new_full((small.shape[1],), small.shape[1] ** -0.5)
-    second = unit(torch.mv(small.T, first), even)
-    pair = (first, second) if wide else (second, first)
-    return pair[0].to(matrix), pair[1].to(matrix)
+    last = torch.linalg.eigh(small @ small.T).eigenvectors[:, -1]
+    other = torch.mv(small.T, last)
+    other = unit(other, even(other))
+    u, v = (last, other) if wide else (other, last)
+    return u.to(matrix), v.to(matrix)
+
+
+def lanczos_vectors(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """`LANCZOS_STEPS` steps of Golub-Kahan bidiagonalisation from ``v``, reorthogonalised twice; both vectors of the top.
+
+    Reference: Golub and Kahan, "Calculating the singular values and pseudo-inverse of a matrix", 1965; Simon and Zha,
+    "Low-rank matrix approximation using the Lanczos bidiagonalization process", 2000, for reorthogonalisation.
+    """
+    steps = min(LANCZOS_STEPS, *matrix.shape)
+    lefts, rights = matrix.new_zeros(steps, matrix.shape[0]), matrix.new_zeros(steps, matrix.shape[1])
+    band = matrix.new_zeros(steps, steps + 1)
+    right = unit(v + MIXED_IN * _generic(v), even(v))
+    for k in range(steps):
+        rights[k] = right
+        left = _orthogonal_to(lefts[:k], torch.mv(matrix, right))
+        band[k, k] = torch.linalg.vector_norm(left)
+        lefts[k] = unit(left, torch.zeros_like(left))
+        right = _orthogonal_to(rights[: k + 1], torch.mv(matrix.t(), lefts[k]))
+        band[k, k + 1] = torch.linalg.vector_norm(right)
+        right = unit(right, torch.zeros_like(right))
+    left_mix, _, right_mix = torch.linalg.svd(band[:, :steps])
+    return unit(torch.mv(lefts.t(), left_mix[:, 0]), u), unit(torch.mv(rights.t(), right_mix[0]), v)
 
 
 def largest_singular_value(matrix: Tensor) -> float:
     """The largest singular value, exact to rounding in float64: the root of the Gram matrix's largest eigenvalue."""
-    exact = in_double(matrix)
-    largest = float(exact.abs().amax())
-    if largest == 0.0:
-        return 0.0
-    exact = exact / largest
-    small = exact if exact.shape[0] <= exact.shape[1] else exact.T
-    return largest * float(torch.linalg.eigvalsh(small @ small.T)[-1].clamp_min(0)) ** 0.5
+    scaled, largest = scaled_to_one(in_double(matrix))
+    small = scaled if scaled.shape[0] <= scaled.shape[1] else scaled.T
+    return float(largest * torch.linalg.eigvalsh(small @ small.T)[-1].clamp_min(0).sqrt())
+
+
+def even(like: Tensor) -> Tensor:
+    """The vector of equal entries and length one, as long as ``like``."""
+    return torch.full_like(like, len(like) ** -0.5)
+
+
+def _generic(like: Tensor) -> Tensor:
+    """A fixed vector of length about one without structure that weights have: fractional parts of golden multiples."""
+    multiples = torch.arange(len(like), device=like.device, dtype=torch.float32) * 0.6180339887
+    return ((multiples % 1.0 - 0.4) * (10 / len(like)) ** 0.5).to(like.dtype)
+
+
+def _orthogonal_to(rows: Tensor, vector: Tensor) -> Tensor:
+    for _ in range(2):
+        vector = vector - torch.mv(rows.t(), torch.mv(rows, vector))
+    return vector

@@ -6,7 +6,7 @@ Where a name is missing, the mechanism that needs it is off and everything is ev
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
 
@@ -59,6 +59,12 @@ def inside_transform() -> bool:
 def is_fx_tracing() -> bool:
     """Whether stock FX traces at this moment; a computed parameter must then be recorded as a call of its module."""
     return bool(_symbolic_trace.is_fx_symbolic_tracing())
+
+
+def rebuild_flat_weights(host: nn.Module) -> None:
+    """Let an RNN, LSTM or GRU read its weights anew: it keeps them in a list that no registry knows of."""
+    if isinstance(host, nn.RNNBase):
+        host._init_flat_weights()
 
 
 def is_accumulate_grad(node: Any) -> bool:

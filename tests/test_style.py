@@ -15,6 +15,7 @@ FUNCTION_LINES = 45  # without the docstring
 NOTES = re.compile(r"\b(TODO|FIXME|XXX)\b")
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ""}
 BROAD = {"Exception", "BaseException"}
+CATCHES_ALL_ONCE = {"surgery.checking"}  # `check` never raises: it tells a failure as a row of its table
 EVERY_FILE = [pytest.param(file, id=module_name(file)) for file in sources(*LAYERS)]
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -90,7 +91,8 @@ def test_a_probe_is_seen():
 
 @pytest.mark.parametrize("file", EVERY_FILE)
 def test_no_handler_swallows_everything(file: Path):
-    assert swallowing_handlers(file.read_text()) == []
+    found = swallowing_handlers(file.read_text())
+    assert len(found) == (module_name(file) in CATCHES_ALL_ONCE), found
 
 
 @pytest.mark.parametrize("caught", ["", " Exception", " BaseException as error", " (ValueError, Exception)"])

@@ -1,0 +1,68 @@
+"""surgery: rules matched over a model; plan, apply, undo, bake, check.
+
+Names are loaded at first use, so that reading rules never imports torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from surgery.baking import bake as bake
+    from surgery.checking import Check as Check
+    from surgery.checking import check as check
+    from surgery.checkpoint import state_dict as state_dict
+    from surgery.constraining import apply_constraints as apply_constraints
+    from surgery.constraining import constrain as constrain
+    from surgery.constraining import constrained as constrained
+    from surgery.errors import PlanError as PlanError
+    from surgery.errors import SurgeryError as SurgeryError
+    from surgery.errors import UndoError as UndoError
+    from surgery.listing import computed_parameters as computed_parameters
+    from surgery.planned import Plan as Plan
+    from surgery.planned import plan as plan
+    from surgery.undoing import Undo as Undo
+    from surgery.undoing import undo as undo
+
+_PLACES = {
+    "Check": "surgery.checking",
+    "Plan": "surgery.planned",
+    "PlanError": "surgery.errors",
+    "SurgeryError": "surgery.errors",
+    "Undo": "surgery.undoing",
+    "UndoError": "surgery.errors",
+    "apply_constraints": "surgery.constraining",
+    "bake": "surgery.baking",
+    "check": "surgery.checking",
+    "computed_parameters": "surgery.listing",
+    "constrain": "surgery.constraining",
+    "constrained": "surgery.constraining",
+    "plan": "surgery.planned",
+    "state_dict": "surgery.checkpoint",
+    "undo": "surgery.undoing",
+}
+
+__all__ = [
+    "Check",
+    "Plan",
+    "PlanError",
+    "SurgeryError",
+    "Undo",
+    "UndoError",
+    "apply_constraints",
+    "bake",
+    "check",
+    "computed_parameters",
+    "constrain",
+    "constrained",
+    "plan",
+    "state_dict",
+    "undo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'surgery' has no attribute {name!r}")
+    found = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found

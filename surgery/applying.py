@@ -1,0 +1,75 @@
+"""Carrying out a plan: all of it, or nothing."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from computed.parameter import ComputedParameter
+from computed.placement import place
+from computed.preparing import assemble
+from computed.torch_private import rebuild_flat_weights
+from surgery.history import next_number
+from surgery.progress import tracked
+from surgery.proposal import Action, PlannedSite
+from surgery.restoring import Record
+
+
+def carry_out(rows: Iterable[PlannedSite]) -> Record:
+    """Change the model as ``rows`` say; where one of them fails, everything is put back and the error goes on."""
+    record = Record(next_number())
+    todo = [row for row in rows if row.changes]
+    try:
+        for row in tracked(todo, "applying", len(todo)):
+            record.note(row.found)
+            _change(row, record)
+    except BaseException:
+        record.restore()
+        raise
+    return record
+
+
+def _change(row: PlannedSite, record: Record) -> None:
+    if row.action is Action.FREEZE:
+        _freeze(row)
+        return
+    made = _assembled(row)
+    for slot in row.found.slots:
+        place(slot.host, slot.attribute, made)
+        record.made.append((slot, made))
+        rebuild_flat_weights(slot.host)
+    set_mode(made, training=row.found.slots[0].host.training)
+
+
+def _assembled(row: PlannedSite) -> ComputedParameter:
+    assert row.prepared is not None
+    subject = row.subject
+    if isinstance(subject, Tensor):
+        made = assemble(subject, row.prepared)
+        made.__dict__["persistent"] = _persistent(row)
+        return made
+    value = torch.empty(subject.shape, dtype=subject.dtype, device=subject.device)
+    like = nn.Parameter(value, requires_grad=subject.requires_grad)
+    reuse = subject.raws
+    made = assemble(like, row.prepared, reuse)
+    made.__dict__.update(buffer=subject.buffer, trainable=subject.trainable, persistent=subject.persistent)
+    return made
+
+
+def _persistent(row: PlannedSite) -> bool:
+    slot = row.found.slots[0]
+    return slot.attribute not in slot.host._non_persistent_buffers_set
+
+
+def _freeze(row: PlannedSite) -> None:
+    subject = row.subject
+    if isinstance(subject, ComputedParameter):
+        subject.requires_grad = False
+    else:
+        subject.requires_grad_(requires_grad=False)
+
+
+def set_mode(parameter: ComputedParameter, *, training: bool) -> None:
+    """Set the mode without settling: the state that a right inverse gives is converged already."""
+    for module in parameter.modules():
+        module.training = training

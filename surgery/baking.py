@@ -1,0 +1,79 @@
+"""Baking: computed parameters become plain ones that hold their values."""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from computed.parameter import ComputedParameter
+from computed.placement import put_back
+from surgery.finding import Found, find
+from surgery.listing import found_computed
+from surgery.proposing import numbers
+
+logger = logging.getLogger("surgery")
+
+
+def bake(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.Module:
+    """Replace computed parameters by plain ones that hold the values which eval uses; in place, returns the model.
+
+    From train mode as from eval: what is pending is dropped. The original Parameter object takes the value where it is
+    still a raw, a new one where not, in the original order. Outputs are bit-equal to those of the constrained model in
+    eval; equal to rounding where an operation is done by factors (``lora``), and where torch's fused path for
+    Transformers, which is off while constrained, comes back. One INFO line says what was done. Afterwards an apply
+    before it cannot be undone.
+
+    Args:
+        model: any module.
+        patterns: one pattern or several: only these; None means all. One name of a tie bakes the tie.
+
+    Errors: SurgeryError for a pattern that matches no computed parameter; nothing is baked then.
+
+    Example:
+        >>> import torch
+        >>> from surgery.constraining import apply_constraints
+        >>> model = apply_constraints(torch.nn.Linear(3, 2), {"weight": "positive"})
+        >>> type(bake(model).weight).__name__, bool((model.weight > 0).all())
+        ('Parameter', True)
+    """
+    chosen = found_computed(model, patterns, "bake")
+    total = sum(one.computed is not None for one in find(model))
+    # evaluated before anything is changed: an error leaves the model as it was
+    values = [(one, one.computed.baked_value()) for one in chosen if one.computed is not None]
+    before = sum(numbers(one.subject)[0] for one in chosen)
+    for one, value in values:
+        _bake(one, value)
+    _report(len(values), total, before, sum(value.numel() for _, value in values))
+    return model
+
+
+def _bake(found: Found, value: Tensor) -> None:
+    parameter = found.computed
+    assert parameter is not None
+    trained = parameter.trainable and parameter.requires_grad
+    plain: Tensor = value if parameter.buffer else _plain_parameter(parameter, value, requires_grad=trained)
+    for slot in found.slots:
+        put_back(slot.host, slot.attribute, plain, buffer=parameter.buffer)
+        if parameter.buffer and not parameter.persistent:
+            slot.host._non_persistent_buffers_set.add(slot.attribute)
+
+
+def _plain_parameter(parameter: ComputedParameter, value: Tensor, *, requires_grad: bool) -> nn.Parameter:
+    parameter.reset()
+    raws = parameter.raw_slots()
+    if not raws or raws[0].tensor.shape != value.shape or raws[0].tensor.dtype != value.dtype:
+        return nn.Parameter(value, requires_grad=requires_grad)
+    original = raws[0].tensor
+    with torch.no_grad():
+        original.copy_(value)
+    original.grad = None
+    return original.requires_grad_(requires_grad)
+
+
+def _report(baked: int, total: int, before: int, after: int) -> None:
+    if not baked:
+        logger.info("nothing to bake")
+        return
+    dense = f"; dense again: {before:,} -> {after:,} parameters" if before != after else ""
+    logger.info("baked %d of %d%s", baked, total, dense)

@@ -1,0 +1,106 @@
+"""Checking that every computed parameter is where its constraint says: exact measures, and never an error."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from computed.constraint import Constraint
+from computed.evaluation import last_arguments
+from computed.parameter import ComputedParameter
+from surgery.finding import Found, find
+from surgery.tables import Tabular
+
+
+@dataclass(frozen=True)
+class Row:
+    """One computed parameter: how far outside its set the value is that eval uses.
+
+    ``violation`` is None where the constraint has no measure (what is not ours) or where measuring failed; ``note``
+    says which.
+    """
+
+    name: str
+    constraint: str
+    violation: float | None
+    tolerance: float | None
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the value is inside, to the stated tolerance; what cannot be measured is not."""
+        return self.violation is not None and self.tolerance is not None and self.violation <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Check(Tabular):
+    """The rows of a check; prints as a table."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row is."""
+        return all(row.ok for row in self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        """Over the rows."""
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    def columns(self) -> tuple[str, ...]:
+        """The heads of the table."""
+        return "parameter", "constraint", "violation", "tolerance", ""
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """The cells of the table."""
+        return [
+            (row.name, row.constraint, _number(row.violation), _number(row.tolerance), "ok" if row.ok else row.note or "NO")
+            for row in self.rows
+        ]
+
+    def footer(self) -> list[str]:
+        """What the table comes to."""
+        if not self.rows:
+            return ["no computed parameters"]
+        inside = sum(row.ok for row in self.rows)
+        return [f"{inside} of {len(self.rows)} inside their constraint"]
+
+
+def check(model: nn.Module) -> Check:
+    """Measure every computed parameter of ``model`` on the value that eval uses; changes nothing, never raises.
+
+    Returns a `Check` with ``.rows`` and ``.ok``, which prints as a table.
+
+    Example:
+        >>> import torch
+        >>> from surgery.constraining import apply_constraints
+        >>> model = apply_constraints(torch.nn.Linear(3, 3), {"weight": "orthogonal"})
+        >>> check(model).ok
+        True
+    """
+    return Check(tuple(_row(found, found.computed) for found in find(model) if found.computed is not None))
+
+
+def _row(found: Found, parameter: ComputedParameter) -> Row:
+    last = parameter.links[-1].module
+    name, spec = found.site.name, parameter.spec
+    if not isinstance(last, Constraint):
+        return Row(name, spec, None, None, "no measure")
+    if parameter.is_meta:
+        return Row(name, spec, None, None, "on meta")
+    try:
+        with torch.no_grad():
+            value = parameter.baked_value()
+            raws = last_arguments(parameter.links, parameter.raw_tensors(), training=False)
+            return Row(name, spec, last.violation(value, raws), last.tolerance(value.dtype))
+    except Exception as error:  # noqa: BLE001 - a report tells every failure, it does not become one
+        return Row(name, spec, None, None, f"{type(error).__name__}: {error}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}" if value else "0"

@@ -1,0 +1,63 @@
+"""Whether a model is still the one that a plan was made for: the same tensors, under the same names, with the same bits."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from computed.parameter import ComputedParameter
+from computed.watching import UnwatchableError, same_bits, snapshot
+from surgery.finding import Found, find
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What stood where, and its bits where a plan depends on them."""
+
+    standing: tuple[tuple[tuple[str, ...], int, bool], ...]
+    bits: tuple[tuple[str, Tensor, "_Kept"], ...]
+
+    def changes(self, model: nn.Module) -> str | None:
+        """What has changed in ``model`` since, or None."""
+        now = {names: (key, needs_grad) for names, key, needs_grad in standing(find(model))}
+        for names, key, needs_grad in self.standing:
+            if names not in now:
+                return f"{names[0]} is gone or tied otherwise"
+            if now[names] != (key, needs_grad):
+                return f"{names[0]} is another object, or its requires_grad was set"
+        if len(now) != len(self.standing):
+            return "parameters were added"
+        return next((f"the values of {name} changed" for name, tensor, kept in self.bits if not kept(tensor)), None)
+
+
+def evidence_of(found: tuple[Found, ...], planned: tuple[Found, ...]) -> Evidence:
+    """Evidence of everything that stands in the model, with the bits of what the plan is about."""
+    bits = [(name, tensor, _Kept(tensor)) for one in planned for name, tensor in _tensors(one)]
+    return Evidence(standing(found), tuple(bits))
+
+
+def standing(found: tuple[Found, ...]) -> tuple[tuple[tuple[str, ...], int, bool], ...]:
+    """Names, object and trainability of each find."""
+    return tuple((one.site.names, id(one.subject), one.site.requires_grad) for one in found)
+
+
+def _tensors(found: Found) -> list[tuple[str, Tensor]]:
+    subject = found.subject
+    if isinstance(subject, ComputedParameter):
+        return [(f"{found.site.name}.{name}", raw) for name, raw in subject.raws.items()]
+    return [(found.site.name, subject)] if found.site.shape is not None and not subject.is_meta else []
+
+
+class _Kept:
+    """The bits of a tensor as they were: a copy-on-write snapshot, or the version where a storage cannot have one."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.version = tensor._version
+        self.copy: Tensor | None
+        try:
+            self.copy = snapshot(tensor)
+        except UnwatchableError:
+            self.copy = None
+
+    def __call__(self, tensor: Tensor) -> bool:
+        return tensor._version == self.version if self.copy is None else same_bits(tensor, self.copy)
+

@@ -1,0 +1,177 @@
+"""A plan: what rules would do to a model, printable, comparable, and ready to be carried out."""
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from surgery import history
+from surgery.applying import carry_out
+from surgery.errors import PlanError, SurgeryError
+from surgery.evidence import Evidence, evidence_of
+from surgery.finding import find
+from surgery.planning import Draft, Options, Rules, draft
+from surgery.proposal import Action, PlannedSite
+from surgery.tables import Tabular
+from surgery.undoing import Undo
+from surgery.wording import bytes_text, cells, heads, trainable_text
+
+
+@dataclass(frozen=True, eq=False)
+class Plan(Tabular):
+    """What `plan` found. Frozen; changes nothing until `apply`.
+
+    ``sites`` are the rows in the order of the model, ``problems`` what forbids an apply (all of it), ``notes`` what
+    ``strict=False`` lets pass. Two plans are equal where they propose the same for the same sites.
+    """
+
+    sites: tuple[PlannedSite, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    untouched: int
+    total_before: int
+    total_after: int
+    trainable_before: int
+    trainable_after: int
+    model: nn.Module = field(repr=False)
+    evidence: Evidence = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing forbids an apply."""
+        return not self.problems
+
+    @property
+    def hold_bytes(self) -> int:
+        """The memory that held values will take, in bytes."""
+        return sum(row.hold_bytes for row in self.sites)
+
+    @property
+    def undo_bytes(self) -> int:
+        """The memory that undo will take once the raws have moved, in bytes."""
+        return sum(row.undo_bytes for row in self.sites)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both propose the same."""
+        return isinstance(other, Plan) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """By what it proposes."""
+        return hash((len(self.sites), self.problems, self.notes))
+
+    def __repr__(self) -> str:
+        """One line; ``str`` is the table."""
+        return f"Plan({len(self.sites)} sites, {len(self.problems)} problems)"
+
+    def apply(self, *, keep_undo: bool = True) -> Undo:
+        """Do what the plan says, all of it or nothing; returns an `Undo`.
+
+        Errors: PlanError with every problem; SurgeryError where the model has changed since the plan was made.
+        """
+        if self.problems:
+            raise PlanError(self.problems)
+        changed = self.evidence.changes(self.model)
+        if changed is not None:
+            raise SurgeryError(f"the model has changed since it was planned: {changed}; make a new plan")
+        return apply_rows(self.model, self.sites, keep_undo=keep_undo)
+
+    def columns(self) -> tuple[str, ...]:
+        """The heads of the table."""
+        return heads()
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """The cells of the table."""
+        return [cells(row) for row in self.sites]
+
+    def footer(self) -> list[str]:
+        """Totals, memory, notes and problems."""
+        changing = sum(row.changes for row in self.sites)
+        frozen = sum(row.action is Action.FREEZE for row in self.sites)
+        done = f"{changing - frozen} to constrain" + (f", {frozen} to freeze" if frozen else "")
+        left = f"{len(self.sites) - changing} left alone by a rule, {self.untouched} that no rule matches"
+        before = trainable_text(self.trainable_before, self.total_before)
+        after = trainable_text(self.trainable_after, self.total_after)
+        lines = ["", f"{done}, {left}", f"trainable: {before} before, {after} after"]
+        lines.append(f"memory: held values {bytes_text(self.hold_bytes)}, undo {bytes_text(self.undo_bytes)}")
+        if any(row.measures.scaled_up for row in self.sites):
+            lines.append("^ scaled up: the weight was smaller than what the constraint sets")
+        lines += [f"note: {text}" for text in self.notes]
+        lines += [f"problem: {text}" for text in self.problems]
+        return lines
+
+    def _key(self) -> tuple[object, ...]:
+        return tuple(row.row() for row in self.sites), self.problems, self.notes, self.untouched
+
+
+def plan(
+    model: nn.Module,
+    rules: Rules,
+    *,
+    via: str = "tree",
+    strict: bool = True,
+    existing: str = "error",
+    tie: str = "share",
+) -> Plan:
+    """What `apply_constraints` would do with the same arguments, site by site; changes nothing.
+
+    Prints as a table: name (and the names it is tied to), host type, shape, constraint, numbers stored before and
+    after, how far the projection moves the weight (relative Frobenius distance), for matrices and convolutions the
+    largest singular value before and after; below it trainable against total numbers and the memory of holds and undo.
+
+    Args:
+        model: any module.
+        rules: pattern -> spec, later rules win; see `apply_constraints`.
+        via: "tree".
+        strict: False turns "matched nothing" and "shadowed by later rules" into notes.
+        existing: what to do at a site that another spec constrains already: "error", "chain" or "replace".
+        tie: "share" (one computed parameter in all places), "error" or "split".
+
+    Example:
+        >>> import torch
+        >>> proposed = plan(torch.nn.Linear(3, 2), {"weight": "spectral(bound=2.0)"})
+        >>> proposed.ok, [(row.name, row.constraint) for row in proposed.sites]
+        (True, [('weight', 'spectral(bound=2.0)')])
+    """
+    check_route(via)
+    options = Options(strict=strict, existing=existing, tie=tie)
+    return _plan_of(model, draft(model, rules, options))
+
+
+def check_route(via: str) -> None:
+    """Refuse a route that does not exist."""
+    if via != "tree":
+        raise SurgeryError(f"via={via!r}: the route is 'tree', which changes the live module tree in place")
+
+
+def apply_rows(model: nn.Module, rows: tuple[PlannedSite, ...], *, keep_undo: bool) -> Undo:
+    """Carry out rows without problems, and remember how to take them back."""
+    lazy = [row.name for row in rows if row.action is Action.UNKNOWN]
+    if lazy:
+        raise PlanError([f"{name} has no shape yet (a lazy module); run one batch through the model first" for name in lazy])
+    record = carry_out(rows)
+    if keep_undo and any(row.changes for row in rows):
+        history.remember(model, record)
+    return Undo(model, record, len(record.places))
+
+
+def _plan_of(model: nn.Module, made: Draft) -> Plan:
+    total, trainable = _totals(model)
+    return Plan(
+        made.rows,
+        made.problems,
+        made.notes,
+        made.untouched,
+        total,
+        total + sum(row.parameters_after - row.parameters_before for row in made.rows),
+        trainable,
+        trainable + sum(row.trainable_after - row.trainable_before for row in made.rows),
+        model,
+        evidence_of(find(model), tuple(row.found for row in made.rows)),
+    )
+
+
+def _totals(model: nn.Module) -> tuple[int, int]:
+    sizes = [
+        (0 if nn.parameter.is_lazy(parameter) else parameter.numel(), parameter.requires_grad)
+        for parameter in model.parameters()
+    ]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)

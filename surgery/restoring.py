@@ -1,0 +1,113 @@
+"""What an apply changes, recorded so that it can be put back: bits, objects, storages, gradients, flags, order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from computed.parameter import ComputedParameter
+from computed.placement import GuardedModules, place, put_back
+from computed.watching import UnwatchableError, same_bits, snapshot
+from surgery.finding import Found, Place
+
+
+@dataclass(eq=False)
+class KeptTensor:
+    """A tensor as it was: its memory, bits, flag and gradient."""
+
+    tensor: Tensor
+    memory: Tensor
+    bits: Tensor
+    requires_grad: bool
+    grad: Tensor | None
+
+    def restore(self) -> None:
+        """Give the tensor back what it had."""
+        tensor = self.tensor
+        if not tensor.is_meta:
+            tensor.data = self.memory
+            if not same_bits(tensor, self.bits):
+                with torch.no_grad():
+                    tensor.copy_(self.bits)
+        tensor.requires_grad_(self.requires_grad)
+        tensor.grad = self.grad
+
+
+def keep(tensor: Tensor) -> KeptTensor:
+    """Record ``tensor``; its bits cost memory only once somebody writes to it."""
+    try:
+        bits = snapshot(tensor)
+    except UnwatchableError:
+        bits = tensor.detach().clone()
+    return KeptTensor(tensor, tensor.data, bits, tensor.requires_grad, tensor.grad)
+
+
+@dataclass(eq=False)
+class KeptPlace:
+    """One attribute of a host: what stood there, and how it was registered."""
+
+    place: Place
+    subject: Tensor | ComputedParameter
+    buffer: bool
+
+    def restore(self) -> None:
+        """Put back what stood there, in its old position."""
+        host, name = self.place.host, self.place.attribute
+        if self._stands():
+            return
+        modules = host._modules
+        # whatever was done here began with the guard: without one, this place was not reached
+        assert isinstance(modules, GuardedModules)
+        if isinstance(self.subject, Tensor):
+            put_back(host, name, self.subject, buffer=self.buffer)
+            return
+        if name in modules.computed:
+            modules.release(name)
+        place(host, name, self.subject)
+
+    def _stands(self) -> bool:
+        host, name = self.place.host, self.place.attribute
+        registry = host._buffers if self.buffer else host._parameters
+        return registry.get(name, host._modules.get(name)) is self.subject
+
+
+@dataclass(eq=False)
+class Record:
+    """Everything one apply changed. ``made`` are the computed parameters it placed, by place."""
+
+    number: int
+    places: list[KeptPlace] = field(default_factory=list)
+    tensors: list[KeptTensor] = field(default_factory=list)
+    made: list[tuple[Place, ComputedParameter]] = field(default_factory=list)
+    also: list[Callable[[], None]] = field(default_factory=list)
+
+    def note(self, found: Found) -> None:
+        """Record what stands at ``found`` before it is changed."""
+        subject = found.subject
+        if isinstance(subject, ComputedParameter):
+            subject.forget()
+            self.tensors += [keep(raw) for raw in subject.parameters()]
+        elif found.site.shape is not None:
+            self.tensors.append(keep(subject))
+        self.places += [KeptPlace(slot, subject, found.site.buffer) for slot in found.slots]
+
+    def restore(self) -> None:
+        """Put everything back, last change first."""
+        for kept_place in reversed(self.places):
+            kept_place.restore()
+        for kept in self.tensors:
+            kept.restore()
+        for kept_place in self.places:
+            if isinstance(kept_place.subject, ComputedParameter):
+                kept_place.subject.reset()
+        for action in reversed(self.also):
+            action()
+        self.made.clear()
+
+    def disturbed(self) -> str | None:
+        """Which place no longer has what this apply put there, and how messages call it; None where all is as left."""
+        for place_, parameter in self.made:
+            if place_.host._modules.get(place_.attribute) is not parameter:
+                return place_.name
+        return None

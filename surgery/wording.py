@@ -1,0 +1,72 @@
+"""How a plan's numbers are written in its table."""
+
+from surgery.proposal import Action, PlannedSite
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def heads() -> tuple[str, ...]:
+    """The heads of a plan's table."""
+    return "parameter", "constraint", "numbers", "moved", "sigma"
+
+
+def cells(row: PlannedSite) -> tuple[str, ...]:
+    """The cells of a row: the name stands over host and shape."""
+    shape = "shape unknown" if row.site.shape is None else tuple(row.site.shape)
+    ties = "".join(f"\n= {alias}" for alias in row.site.aliases)
+    name = f"{row.name}{ties}\n  {row.site.host_type.__name__} {shape}"
+    return name, constraint_text(row), numbers_text(row), moved_text(row), sigma_text(row)
+
+
+def constraint_text(row: PlannedSite) -> str:
+    """What stands in the column of constraints: the spec, and what is done where that is not plain."""
+    match row.action:
+        case Action.CONSTRAIN | Action.FREEZE:
+            return row.constraint
+        case Action.EXEMPT:
+            return "exempt"
+        case Action.ALREADY:
+            return f"{row.constraint}\n(already)"
+        case Action.UNKNOWN:
+            return f"{row.constraint}\n(lazy: not yet)"
+        case _:
+            return f"{row.constraint}\n({row.action.value})"
+
+
+def numbers_text(row: PlannedSite) -> str:
+    """How many numbers are stored, before and after where that differs."""
+    if row.parameters_before == row.parameters_after:
+        return f"{row.parameters_before:,}"
+    return f"{row.parameters_before:,}\n-> {row.parameters_after:,}"
+
+
+def moved_text(row: PlannedSite) -> str:
+    """The relative distance that the projection moves the weight."""
+    moved = row.measures.moved
+    if moved is None:
+        return ""
+    return "0" if moved == 0 else f"{moved:.1e}" if moved < 1e-3 else f"{moved:.3f}"
+
+
+def sigma_text(row: PlannedSite) -> str:
+    """The largest singular value, before and after where that differs."""
+    before, after = row.measures.sigma_before, row.measures.sigma_after
+    if before is None or after is None:
+        return ""
+    first, second = f"{before:.3g}", f"{after:.3g}"
+    mark = " ^" if row.measures.scaled_up else ""
+    return first + mark if first == second else f"{first}\n-> {second}{mark}"
+
+
+def trainable_text(trainable: int, total: int) -> str:
+    """Trainable against total, with the share."""
+    share = f" ({100 * trainable / total:.2f} %)" if total else ""
+    return f"{trainable:,} of {total:,}{share}"
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    size, unit = float(count), 0
+    while size >= 1024 and unit < len(UNITS) - 1:
+        size, unit = size / 1024, unit + 1
+    return f"{count} B" if unit == 0 else f"{size:.1f} {UNITS[unit]}"
