@@ -1,5 +1,7 @@
 """The largest singular value: one warm power step for training, convergence for eval, exactness for checks."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -77,18 +79,19 @@ def lanczos_vectors(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tenso
     right = unit(v + MIXED_IN * _generic(v), even(v))
     for k in range(steps):
         rights[k] = right
-        left = _orthogonal_to(lefts[:k], torch.mv(matrix, right))
-        band[k, k] = torch.linalg.vector_norm(left)
-        lefts[k] = unit(left, torch.zeros_like(left))
-        right = _orthogonal_to(rights[: k + 1], torch.mv(matrix.t(), lefts[k]))
-        band[k, k + 1] = torch.linalg.vector_norm(right)
-        right = unit(right, torch.zeros_like(right))
+        lefts[k], band[k, k] = _new_direction(lefts[:k], torch.mv(matrix, right))
+        right, band[k, k + 1] = _new_direction(rights[: k + 1], torch.mv(matrix.t(), lefts[k]))
     left_mix, _, right_mix = torch.linalg.svd(band[:, :steps])
     return unit(torch.mv(lefts.t(), left_mix[:, 0]), u), unit(torch.mv(rights.t(), right_mix[0]), v)
 
 
 def largest_singular_value(matrix: Tensor) -> float:
-    """The largest singular value, exact to rounding in float64: the root of the Gram matrix's largest eigenvalue."""
+    """The largest singular value, exact to rounding in float64: the root of the Gram matrix's largest eigenvalue.
+
+    Infinite where a number is not finite.
+    """
+    if not bool(matrix.isfinite().all()):
+        return math.inf
     scaled, largest = scaled_to_one(in_double(matrix))
     small = scaled if scaled.shape[0] <= scaled.shape[1] else scaled.T
     return float(largest * torch.linalg.eigvalsh(small @ small.T)[-1].clamp_min(0).sqrt())
@@ -105,7 +108,16 @@ def _generic(like: Tensor) -> Tensor:
     return ((multiples % 1.0 - 0.4) * (10 / len(like)) ** 0.5).to(like.dtype)
 
 
-def _orthogonal_to(rows: Tensor, vector: Tensor) -> Tensor:
+def _new_direction(known: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of ``vector`` that is orthogonal to the rows of ``known``: its direction and its length.
+
+    Both are zero where only rounding errors are left: the directions that can be reached are exhausted then, and a
+    direction of rounding errors would not be orthogonal to what is known.
+    """
+    remainder = vector
     for _ in range(2):
-        vector = vector - torch.mv(rows.t(), torch.mv(rows, vector))
-    return vector
+        remainder = remainder - torch.mv(known.t(), torch.mv(known, remainder))
+    length = torch.linalg.vector_norm(remainder)
+    is_new = length > 32 * torch.finfo(vector.dtype).eps * torch.linalg.vector_norm(vector)
+    zero = torch.zeros_like(vector)
+    return torch.where(is_new, unit(remainder, zero), zero), torch.where(is_new, length, 0.0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from computed.parameter import ComputedParameter
 from computed.placement import GuardedModules
@@ -105,7 +105,7 @@ def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...]) -> Fo
         )
         site = site_of(host, names, like, shape=subject.shape, host_types=host_types, device=subject.device)
         return Found(site, places, subject)
-    shape = None if isinstance(subject, UninitializedTensorMixin) else subject.shape
+    shape = None if is_lazy(subject) else subject.shape
     return Found(site_of(host, names, subject, shape=shape, host_types=host_types), places, subject)
 
 

@@ -14,7 +14,8 @@ from surgery.progress import tracked
 from surgery.proposal import PlannedSite
 from surgery.proposing import EXISTING, Proposal, constrained_by, exempted, frozen
 from surgery.refusing import distribution_refusals, overlapping, shared_storage
-from surgery.rules.ruleset import Candidate, Rule, RuleSet
+from surgery.rules.deciding import Candidate, decide
+from surgery.rules.ruleset import Rule, RuleSet
 
 TIES = ("share", "error", "split")
 Rules = Mapping[str, object] | Iterable[tuple[str, object]]
@@ -55,7 +56,7 @@ def draft(model: nn.Module, rules: Rules, options: Options) -> Draft:
     found = find(model)
     if options.tie == "split":
         found = tuple(part for one in found for part in _split(one))
-    decision = ruleset.decide([_candidate(one) for one in found])
+    decision = decide(ruleset, [_candidate(one) for one in found])
     decided = [(one, index) for one, index in zip(found, decision.winner, strict=True) if index is not None]
     shared = overlapping(found)
     rows: list[PlannedSite] = []

@@ -12,7 +12,7 @@ def heads() -> tuple[str, ...]:
 
 def cells(row: PlannedSite) -> tuple[str, ...]:
     """The cells of a row: the name stands over host and shape."""
-    shape = "shape unknown" if row.site.shape is None else tuple(row.site.shape)
+    shape = "shape unknown" if row.site.shape is None else "x".join(map(str, row.site.shape)) or "scalar"
     ties = "".join(f"\n= {alias}" for alias in row.site.aliases)
     name = f"{row.name}{ties}\n  {row.site.host_type.__name__} {shape}"
     return name, constraint_text(row), numbers_text(row), moved_text(row), sigma_text(row)

@@ -8,16 +8,52 @@ import torch
 from torch import Tensor
 
 from computed.constraint import IteratedConstraint, Preimage
-from computed.constraints.settings import Described, require, resolved_dim, why_not_matrix
-from computed.linalg import as_matrix
-from computed.singular_values import largest_singular_value, leading_vectors, power_steps
+from computed.constraints.describing import Described
+from computed.constraints.refusing import require, resolved_dim, why_not_matrix, whole_number
+from computed.constraints.sigma_scaling import SigmaScaling, scaled_by_sigma
+from computed.linalg import as_matrix, like_weight
+from computed.singular_values import even, largest_singular_value, leading_vectors, power_steps
 from computed.site import Site
+
+# Singular values from which float32 squares safely; a raw outside is scaled into it when it is made.
+SAFE = (1e-15, 1e15)
 
 
 class Spectral(Described, IteratedConstraint):
-    """The largest singular value ``s`` of a weight ``W`` is set to ``norm``, or capped at ``bound``.
+    """The largest singular value is set to ``norm``, or capped at ``bound``; 1.0 where nothing is said.
 
-    ``W * norm / s`` or ``W * min(1, bound / s)``.
+    ``value = W * norm / s`` or ``W * min(1, bound / s)``, where ``s = uᵀ W v`` and ``W`` (m, n) is the weight with its
+    rows along ``dim``: (out, in * k) for a convolution. A weight that is under the bound already is kept bit for bit.
+
+    In training ``u`` (m) and ``v`` (n) take ``n_power_iterations`` steps of the power iteration with each evaluation,
+    from where the last optimizer step left them, and are constants of the derivative; ``s`` is then an estimate from
+    below. In eval they are converged: the largest singular value holds to 1e-3, and to about 1e-6 as a rule. This is
+    the matrix's norm, which is not the operator norm of a convolution.
+
+    Args:
+        norm: what the largest singular value is set to.
+        bound: what it is capped at; instead of ``norm``.
+        n_power_iterations: steps with each evaluation in training.
+        eps: a largest singular value below this counts as this; a zero weight stays zero.
+        dim: where rows run; by default 0, but 1 for transposed convolutions, as in torch.
+
+    The projection scales the weight, which no other admissible weight beats in the spectral norm. It is computed in at
+    least float32; ``u`` and ``v`` stay there under casts.
+
+    Errors:
+        ValueError: both ``norm`` and ``bound``, or numbers that are not positive.
+
+    Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018 (arXiv:1802.05957),
+    equation 8 and algorithm 1; for the cap, Gouk et al., "Regularisation of neural networks by enforcing Lipschitz
+    continuity", 2018 (arXiv:1804.04368), equation 14.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> weight = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+        >>> ComputedParameter.from_value(weight, Spectral(bound=2.0)).norm(2).item() < 3
+        True
+        >>> Spectral(bound=2.0)
+        Spectral(bound=2.0)
     """
 
     spec_name: ClassVar[str] = "spectral"
@@ -41,78 +77,88 @@ class Spectral(Described, IteratedConstraint):
         super().__init__()
         require(norm is None or bound is None, f"spectral takes norm or bound, got norm={norm!r} and bound={bound!r}")
         target = bound if bound is not None else 1.0 if norm is None else norm
-        require(0 < target < math.inf, f"spectral needs a positive finite number, got {target!r}")
-        require(
-            isinstance(n_power_iterations, int) and n_power_iterations > 0,
-            f"spectral needs n_power_iterations of 1 or more, got {n_power_iterations!r}",
-        )
-        require(eps > 0, f"spectral needs a positive eps, got {eps!r}")
-        self.target = float(target)
+        name = "norm" if bound is None else "bound"
+        require(0 < target < math.inf, f"spectral needs a positive finite {name}, got {target!r}")
+        require(0 < eps < math.inf, f"spectral needs a positive finite eps, got {eps!r}")
         self.caps = bound is not None
-        self.n_power_iterations = n_power_iterations
+        self.target = float(target)
+        self.n_power_iterations = whole_number("spectral: n_power_iterations", n_power_iterations)
+        require(self.n_power_iterations > 0, f"spectral needs n_power_iterations >= 1, got {n_power_iterations!r}")
         self.eps = float(eps)
-        self.dim = dim
+        self.dim = None if dim is None else whole_number("spectral: dim", dim)
+        self.rows = self.dim or 0
 
     def settings(self) -> dict[str, object]:
-        found: dict[str, object] = {"bound" if self.caps else "norm": self.target}
-        if self.n_power_iterations != 1:
-            found["n_power_iterations"] = self.n_power_iterations
-        if self.eps != 1e-12:
-            found["eps"] = self.eps
-        if self.dim is not None:
-            found["dim"] = self.dim
-        return found
+        """Norm or bound, and what is not at its default."""
+        given: dict[str, object] = {"n_power_iterations": self.n_power_iterations, "eps": self.eps, "dim": self.dim}
+        defaults = {"n_power_iterations": 1, "eps": 1e-12, "dim": None}
+        others = {name: value for name, value in given.items() if value != defaults[name]}
+        return {"bound" if self.caps else "norm": self.target} | others
 
     def why_not(self, site: Site) -> str | None:
+        """It takes what is a matrix, or says how it is read as one."""
         return why_not_matrix("spectral", site, self.dim)
 
     def bind(self, site: Site) -> None:
+        """Find out where rows run."""
         self.dim = resolved_dim(site, self.dim)
-
-    def matrix(self, raw: Tensor) -> Tensor:
-        dim = self.dim
-        return as_matrix(raw, 0 if dim is None else dim)
+        self.rows = self.dim or 0
 
     def forward(self, raw: Tensor) -> Tensor:
-        matrix = self.matrix(raw)
+        """The value in a graph: in training with state that an optimizer step commits, else with the settled one."""
         u, v = self.settled_u, self.settled_v
         if self.training:
             with torch.no_grad():
-                u, v = power_steps(matrix.detach(), self.u, self.v, self.n_power_iterations)
+                matrix = as_matrix(raw.detach(), self.rows)
+                u, v = power_steps(matrix, self.u, self.v, self.n_power_iterations)
                 self.pending_u.copy_(u)
                 self.pending_v.copy_(v)
-        return self.scaled(raw, u, v)
-
-    def scaled(self, raw: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        sigma = torch.dot(u, torch.mv(self.matrix(raw), v))
-        scale = self.target / sigma.clamp_min(self.eps)
-        if self.caps:
-            slack = 2e-6 if raw.dtype == torch.float32 else 4e-15
-            scale = torch.where(sigma > self.target * (1 + slack), scale, 1.0)
-        return raw * scale
-
-    def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
-        return power_steps(self.matrix(raw.detach()), self.u, self.v, self.n_power_iterations)
-
-    def settled_state(self, raw: Tensor) -> tuple[Tensor, ...]:
-        return leading_vectors(self.matrix(raw.detach()))
+        return scaled_by_sigma(raw, u, v, self.rows, self.target, self.eps, self.caps)
 
     def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
-        return self.scaled(raw, state[0], state[1])
+        """The value for given ``u`` and ``v``."""
+        u, v = state
+        value: Tensor = SigmaScaling.apply(raw, u, v, self.rows, self.target, self.eps, self.caps)[0]  # type: ignore[no-untyped-call]
+        return value
+
+    def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """The committed vectors after one evaluation's power steps."""
+        return power_steps(as_matrix(raw.detach(), self.rows), self.u, self.v, self.n_power_iterations)
+
+    def settled_state(self, raw: Tensor) -> tuple[Tensor, ...]:
+        """The converged vectors, from the committed ones as a start."""
+        return leading_vectors(as_matrix(raw.detach(), self.rows), self.v)
 
     def state_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
-        rows = shape[self.dim or 0]
-        return torch.Size((rows,)), torch.Size((shape.numel() // rows,))
+        """The numbers of rows and of columns."""
+        return torch.Size((shape[self.rows],)), torch.Size((shape.numel() // shape[self.rows],))
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        return Preimage((value,), leading_vectors(self.matrix(value)))
+        """The value itself, with converged state; a zero weight whose norm is set gets one of rank one."""
+        matrix = as_matrix(value, self.rows)
+        u, v = leading_vectors(matrix, rounds=2)
+        sigma = float(torch.dot(u, torch.mv(matrix, v)))
+        low, high = max(SAFE[0], 1e3 * self.eps), SAFE[1]
+        if low <= sigma <= high or (self.caps and sigma < low):
+            return Preimage((value,), (u, v))
+        if sigma > 0:
+            return Preimage((value * (self.target / sigma),), (u, v))
+        u, v = even(u), even(v)
+        return Preimage((like_weight(self.target * torch.outer(u, v), value, self.rows),), (u, v))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        ratio = largest_singular_value(self.matrix(value)) / self.target
+        """How much the largest singular value differs from the norm, or exceeds the bound, as a fraction of it."""
+        ratio = largest_singular_value(as_matrix(value, self.rows)) / self.target
         return max(0.0, ratio - 1) if self.caps else abs(ratio - 1)
 
     def tolerance(self, dtype: torch.dtype) -> float:
+        """The accuracy of the settled state, or of the dtype."""
         return max(1e-3, float(torch.finfo(dtype).eps))
 
     def scales_up(self, value: Tensor) -> bool:
-        return not self.caps and largest_singular_value(self.matrix(value)) < self.target * (1 - 1e-3)
+        """Whether the norm is set above the value's."""
+        if self.caps:
+            return False
+        matrix = as_matrix(value, self.rows)
+        u, v = leading_vectors(matrix, rounds=2)
+        return float(torch.dot(u, torch.mv(matrix, v))) < self.target * (1 - self.tolerance(value.dtype))

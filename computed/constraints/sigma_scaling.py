@@ -1,0 +1,88 @@
+"""A weight scaled by a function of its largest singular value, with the derivative written out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from computed.linalg import as_matrix
+
+
+def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:  # noqa: FBT001 - scripted as it stands
+    """``target / sigma``, at most 1 where it ``caps``. Below ``eps``, ``sigma`` counts as ``eps``.
+
+    A cap leaves what exceeds the target by rounding errors only as it is, so that a capped weight is not capped again.
+    """
+    scale = target / sigma.clamp_min(eps)
+    if caps:
+        slack = 4e-15 if sigma.dtype == torch.float64 else 2e-6
+        scale = torch.where(sigma > target * (1 + slack), scale, 1.0)
+    return scale
+
+
+def scaled_by_sigma(raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool) -> Tensor:  # noqa: FBT001
+    """``raw * scale_of(uᵀ W v)``, where ``W`` is the matrix of ``raw`` with rows along ``rows``; for graphs."""
+    sigma = torch.dot(u, torch.mv(as_matrix(raw, rows), v))
+    return raw * scale_of(sigma, target, eps, caps)
+
+
+class SigmaScaling(torch.autograd.Function):
+    """`scaled_by_sigma` with its derivative in 6 passes over the weight instead of 16.
+
+    With ``s`` the scale and ``s'`` its derivative by sigma, the gradient of ``W`` is ``s G + s' <G, W> u vᵀ``: ``u`` and
+    ``v`` are constants, as in Miyato et al., 2018 (arXiv:1802.05957), equation 9.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool  # noqa: FBT001
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The value, the scale and its derivative."""
+        scale, slope = _scale_and_slope(raw, u, v, rows, target, eps, caps)
+        return raw * scale, scale, slope
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep what the derivative needs."""
+        raw, u, v, *ctx.settings = inputs
+        _, scale, slope = output
+        ctx.save_for_backward(raw, u, v, scale, slope)
+        ctx.save_for_forward(raw, u, v, scale, slope)
+        ctx.mark_non_differentiable(scale, slope)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """The gradient of ``raw``; where it is differentiated again, scale and slope are functions of ``raw``."""
+        raw, u, v, scale, slope = ctx.saved_tensors
+        rows = ctx.settings[0]
+        given = cotangents[0]
+        if given is None:
+            return (None,) * 7
+        if torch.is_grad_enabled():
+            scale, slope = _scale_and_slope(raw, u, v, *ctx.settings)
+        along = slope * torch.dot(given.reshape(-1), raw.reshape(-1))
+        gradient = as_matrix(given, rows) * scale
+        gradient = gradient.addcmul_((along * u).unsqueeze(1), v.unsqueeze(0))
+        return gradient.view(raw.movedim(rows, 0).shape).movedim(0, rows), *(None,) * 6
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The tangent of the value."""
+        raw, u, v, scale, slope = ctx.saved_tensors
+        moved = tangents[0]
+        if moved is None:
+            return None, None, None
+        along = torch.dot(u, torch.mv(as_matrix(moved, ctx.settings[0]), v))
+        return moved * scale + raw * (slope * along), None, None
+
+
+def _scale_and_slope(
+    raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool  # noqa: FBT001
+) -> tuple[Tensor, Tensor]:
+    sigma = torch.dot(u, torch.mv(as_matrix(raw, rows), v))
+    scale = scale_of(sigma, target, eps, caps)
+    depends = (sigma > eps) & (scale != 1) if caps else sigma > eps
+    return scale, torch.where(depends, -scale / sigma.clamp_min(eps), 0.0)
