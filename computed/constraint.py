@@ -183,10 +183,10 @@ class IteratedConstraint(Constraint):
             for name, new in zip(self.state_names, state, strict=True):
                 self._buffers[prefix + name].copy_(new)  # type: ignore[union-attr]
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "IteratedConstraint":  # noqa: FBT001, FBT002 - torch's signature
+    def _apply(self, fn: Any, recurse: bool = True) -> "IteratedConstraint":
         """Move with the model, but keep the state in at least float32 whatever the model is cast to."""
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in kept.items():
             new = self._buffers[name]
             if new is not None and new.dtype != old.dtype and not new.is_meta:

@@ -5,7 +5,7 @@ from torch import nn
 from computed.parameter import ComputedParameter
 
 
-def caching(model: nn.Module, enabled: bool) -> nn.Module:  # noqa: FBT001 - reads as caching(model, False)
+def caching(model: nn.Module, enabled: bool) -> nn.Module:
     """Hold the values of all computed parameters in ``model``, or evaluate them at each read.
 
     A hold costs one copy of each constrained weight. Values, gradients and state are the same either way.

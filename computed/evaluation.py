@@ -40,7 +40,9 @@ def evaluate(
     return running.to(dtype), states
 
 
-def evaluate_given(links: Sequence[Link], raws: Sequence[Tensor], dtype: torch.dtype, states: Sequence[State]) -> Tensor:
+def evaluate_given(
+    links: Sequence[Link], raws: Sequence[Tensor], dtype: torch.dtype, states: Sequence[State]
+) -> Tensor:
     """The value for the states of an earlier evaluation, differentiable in the raws to any order."""
     running: Tensor | None = None
     for (link, arguments), state in zip(arguments_by_link(links, raws), states, strict=True):

@@ -80,7 +80,7 @@ class Frame(TensorLike, nn.Module):
         fields["__module__"] = "torch.nn.computed_parameter"
         self.constraints = nn.ModuleList(modules)
         self._forget_everything()
-        self.register_load_state_dict_post_hook(after_load)
+        self.register_load_state_dict_post_hook(after_load)  # type: ignore[no-untyped-call]
         living.add(self)
 
     def _forget_everything(self) -> None:
@@ -179,5 +179,3 @@ def is_stochastic(link: Link) -> bool:
 def links_for(modules: Sequence[nn.Module]) -> tuple[Link, ...]:
     """The links of a chain of constraints."""
     return tuple(link_for(module) for module in modules)
-
-

@@ -26,10 +26,12 @@ class Raw(Protocol):
     """A raw and where it is registered."""
 
     @property
-    def slot(self) -> Slot: ...
+    def slot(self) -> Slot:
+        """Where it is registered."""
 
     @property
-    def tensor(self) -> Tensor: ...
+    def tensor(self) -> Tensor:
+        """What is registered there."""
 
 
 class Member(Protocol):
@@ -38,14 +40,18 @@ class Member(Protocol):
     links: tuple[Link, ...]
 
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """The dtype of the value."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of the raws."""
 
-    def raw_slots(self) -> Sequence[Raw]: ...
+    def raw_slots(self) -> Sequence[Raw]:
+        """The raws, in the order of the chain."""
 
-    def may_hold(self, *, training: bool) -> bool: ...
+    def may_hold(self, *, training: bool) -> bool:
+        """Whether its value may be held at all."""
 
 
 class Hold:
@@ -106,7 +112,8 @@ class Hold:
     def moved(self) -> bool:
         """Whether the bits of some raw differ from those that the values were computed from."""
         return any(
-            raw.shape != leaf.shape or not same_bits(raw, leaf) for raw, leaf in zip(self.raws, self.leaves, strict=True)
+            raw.shape != leaf.shape or not same_bits(raw, leaf)
+            for raw, leaf in zip(self.raws, self.leaves, strict=True)
         )
 
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
@@ -188,7 +195,7 @@ class Hold:
         slots = [raw.slot for member in self.members for raw in member.raw_slots()]
         slots += [slot for member in self.members for link in member.links for slot in own_slots(link, slots)]
         self.snapshots = [snapshot(slot.owner[slot.key]) for slot in slots]
-        self.watched = []
+        self.watched: list[tuple[dict[str, Tensor], str, Tensor, int, bool]] = []
         for slot in slots:
             tensor = slot.owner[slot.key]
             self.watched.append((slot.owner, slot.key, tensor, address_of(tensor), tensor.requires_grad))
@@ -206,13 +213,13 @@ class HeldValues(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hold: Hold, *raws: Tensor) -> tuple[Tensor, ...]:
-        """Views of the values; a view made in a custom function refuses in-place writes in grad mode, as a leaf does."""
+        """Views of the values: a view made in a custom function refuses in-place writes in grad mode, as leaves do."""
         ctx.set_materialize_grads(False)
         ctx.hold = hold
         return tuple(plain.view_as(plain) for plain in hold.plain)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the raws through the graph of the evaluation."""
         return None, *ctx.hold.gradients(cotangents)
 

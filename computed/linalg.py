@@ -30,14 +30,15 @@ def scaled_to_one(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def polar_factor(matrix: Tensor) -> Tensor:
     """The matrix with orthonormal columns (rows, where these are fewer) nearest to ``matrix`` (m, n).
 
-    ``U Vᵀ`` of the singular value decomposition, taken in float64 and returned in the dtype of ``matrix``. Where
-    ``matrix`` has not full rank, several are nearest and one of them is given. Numbers that are not finite count as
-    zero.
+    ``U Vᵀ`` of the singular value decomposition, taken in float64 and returned in the dtype of ``matrix``.
+    Where ``matrix`` has not full rank, several are nearest and one of them is given. Numbers that are not
+    finite count as zero.
 
     Reference: Fan and Hoffman, "Some metric inequalities in the space of matrices", 1955.
     """
     u, _, vh = torch.linalg.svd(scaled_to_one(in_double(matrix))[0], full_matrices=False)
-    return (u @ vh).to(matrix)
+    nearest: Tensor = u @ vh
+    return nearest.to(matrix)
 
 
 def orthonormality_error(matrix: Tensor) -> float:
@@ -54,27 +55,31 @@ def cayley_retraction(base: Tensor, delta: Tensor) -> Tensor:
 
         Q = (2 base + P) (I - S/2 + PᵀP/4)⁻¹ - base
 
-    This is ``(I - A/2)⁻¹ (I + A/2) base`` for ``A = P baseᵀ - base Pᵀ + base S baseᵀ``, with the inverse brought from
-    size m to size n. The symmetric part of what is inverted is at least I, so ``Q`` is defined and smooth for every
-    ``delta``; to first order it moves by ``delta`` projected to the tangent space at ``base``, and for zero it is
-    ``base``, bit for bit.
+    This is ``(I - A/2)⁻¹ (I + A/2) base`` for ``A = P baseᵀ - base Pᵀ + base S baseᵀ``, with the inverse
+    brought from size m to size n. The symmetric part of what is inverted is at least I, so ``Q`` is defined
+    and smooth for every ``delta``; to first order it moves by ``delta`` projected to the tangent space at
+    ``base``, and for zero it is ``base``, bit for bit.
 
-    Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, section 2.2.
+    Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, section
+    2.2.
     """
     inside = base.t() @ delta
     middle = torch.eye(base.shape[1], dtype=base.dtype, device=base.device) - 0.25 * (inside - inside.t())
     if base.shape[0] == base.shape[1]:
-        # there is no normal part; a solve is two thirds of an inverse and a product here, and more where m > n
-        return torch.linalg.solve(middle, 2 * base, left=False) - base
+        # there is no normal part; a solve is two thirds of an inverse and a product here, and more where m >
+        # n
+        turned: Tensor = torch.linalg.solve(middle, 2 * base, left=False)
+        return turned - base
     normal = delta - base @ inside
-    inverse = torch.linalg.inv(middle + 0.25 * (normal.t() @ normal))
+    inverse: Tensor = torch.linalg.inv(middle + 0.25 * (normal.t() @ normal))
     return (2 * base + normal) @ inverse - base
 
 
 def newton_schulz_correction(matrix: Tensor) -> Tensor:
     """What one Newton-Schulz step adds to ``matrix`` (m, n; m >= n): an error ``e`` of ``QᵀQ - I`` becomes ``e²``.
 
-    Reference: Björck and Bowie, "An iterative algorithm for computing the best estimate of an orthogonal matrix", 1971.
+    Reference: Björck and Bowie, "An iterative algorithm for computing the best estimate of an orthogonal
+    matrix", 1971.
     """
     gram = matrix.t() @ matrix
     return 0.5 * (matrix @ (torch.eye(gram.shape[0], dtype=gram.dtype, device=gram.device) - gram))

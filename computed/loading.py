@@ -39,5 +39,7 @@ def keys_for_value(parameter: ComputedParameter, value: Tensor, prefix: str) -> 
         if isinstance(module, IteratedConstraint):
             found.update({inner + name: state for name, state in zip(module.state_names, preimage.state, strict=True)})
         else:
-            found.update({inner + name: tensor for name, tensor in module.state_dict().items() if inner + name not in found})
+            found.update(
+                {inner + name: tensor for name, tensor in module.state_dict().items() if inner + name not in found}
+            )
     return found

@@ -96,7 +96,7 @@ class Metadata(Frame):
         for raw in self.trained_raws:
             raw.requires_grad_(wanted)
 
-    def requires_grad_(self, requires_grad: bool = True) -> "Metadata":  # noqa: FBT001, FBT002 - torch's signature
+    def requires_grad_(self, requires_grad: bool = True) -> "Metadata":
         """Set ``requires_grad`` of the trained raws."""
         self.requires_grad = requires_grad
         return self

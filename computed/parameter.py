@@ -72,11 +72,12 @@ class ComputedParameter(Reading):
             >>> w.tolist()
             [[0.5, 0.0], [0.0, 0.5]]
         """
-        from computed.preparing import parameter_from_value  # noqa: PLC0415 - preparing builds on this class
+        # preparing builds on this class
+        from computed.preparing import parameter_from_value
 
         return parameter_from_value(value, spec)
 
-    def train(self, mode: bool = True) -> "ComputedParameter":  # noqa: FBT001, FBT002 - torch's signature
+    def train(self, mode: bool = True) -> "ComputedParameter":
         """Switch the mode; iterated state is brought to convergence for eval."""
         if mode is not self.training:
             self.absorb()
@@ -85,13 +86,13 @@ class ComputedParameter(Reading):
             self.settle()
         return self
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "ComputedParameter":  # noqa: FBT001, FBT002 - torch's signature
+    def _apply(self, fn: Any, recurse: bool = True) -> "ComputedParameter":
         self.absorb()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.reset()
         return self
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:  # noqa: FBT001 - torch's
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         self.absorb()
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
@@ -108,9 +109,9 @@ class ComputedParameter(Reading):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a copied or unpickled state."""
-        import computed.placement  # noqa: F401, PLC0415 - a process that only unpickles needs the hooks as well
+        import computed.placement  # noqa: F401 - a process that only unpickles needs the hooks as well
 
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.reset()
         living.add(self)
 

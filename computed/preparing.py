@@ -132,7 +132,7 @@ def parameter_from_value(value: Tensor, spec: object) -> ComputedParameter:
         raise ConstraintRefusedError(f"from_value: {spec!r} gives no constraint for a tensor of shape {shape}")
     tensor = value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone(), value.requires_grad)
     if not isinstance(value, nn.Parameter):
-        tensor.requires_grad_(requires_grad=True)
+        tensor.requires_grad_(True)
     return assemble(tensor, prepare(tensor, modules, site, project=True))
 
 

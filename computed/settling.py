@@ -1,4 +1,4 @@
-"""The state of iterated constraints in a computed parameter: pending beside a value, committed by a step, settled for eval."""
+"""The state of iterated constraints: pending beside a value, committed by a step, settled for eval."""
 
 import threading
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from computed.linalg import in_double, scaled_to_one
 
-# Up to this smaller side the eigenvectors of the Gram matrix cost less than the Lanczos steps (measured: 0.6 ms and
-# 2.5 ms at 64, 8 ms and 2 ms at 256, 270 ms and 7 ms at 1024).
+# Up to this smaller side the eigenvectors of the Gram matrix cost less than the Lanczos steps (measured: 0.6
+# ms and 2.5 ms at 64, 8 ms and 2 ms at 256, 270 ms and 7 ms at 1024).
 GRAM_SIDE = 128
-# Relative error of the singular value after 32 steps on Gaussian matrices up to 4096 x 4096, whose top is crowded:
-# below 1e-7 from a warm start, 8e-5 from a cold one.
+# Relative error of the singular value after 32 steps on Gaussian matrices up to 4096 x 4096, whose top is
+# crowded: below 1e-7 from a warm start, 8e-5 from a cold one.
 LANCZOS_STEPS = 32
 # How much of a fixed vector is mixed into a start, which might be orthogonal to the vector that is sought.
 MIXED_IN = 0.3
@@ -30,8 +30,8 @@ def power_steps(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tuple[Tenso
 
     A zero matrix leaves the vectors as they are.
 
-    Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018 (arXiv:1802.05957),
-    algorithm 1.
+    Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018
+    (arXiv:1802.05957), algorithm 1.
     """
     for _ in range(steps):
         u = unit(torch.mv(matrix, v), u)
@@ -42,9 +42,9 @@ def power_steps(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tuple[Tenso
 def leading_vectors(matrix: Tensor, start: Tensor | None = None, rounds: int = 1) -> tuple[Tensor, Tensor]:
     """The singular vectors ``u`` (m), ``v`` (n) of the largest singular value of ``matrix`` (m, n), converged.
 
-    By the Gram matrix in float64 where a side is small, else by ``rounds`` times `LANCZOS_STEPS` steps from ``start``,
-    an estimate of ``v``. Nothing branches on numbers, so it runs under `torch.func` transforms. A zero matrix has the
-    vectors of equal entries; numbers that are not finite count as zero.
+    By the Gram matrix in float64 where a side is small, else by ``rounds`` times `LANCZOS_STEPS` steps from
+    ``start``, an estimate of ``v``. Nothing branches on numbers, so it runs under `torch.func` transforms. A
+    zero matrix has the vectors of equal entries; numbers that are not finite count as zero.
     """
     if min(matrix.shape) <= GRAM_SIDE:
         return gram_vectors(matrix)
@@ -70,8 +70,9 @@ def gram_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
 def lanczos_vectors(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """`LANCZOS_STEPS` steps of Golub-Kahan bidiagonalisation from ``v``, reorthogonalised twice; both vectors of the top.
 
-    Reference: Golub and Kahan, "Calculating the singular values and pseudo-inverse of a matrix", 1965; Simon and Zha,
-    "Low-rank matrix approximation using the Lanczos bidiagonalization process", 2000, for reorthogonalisation.
+    Reference: Golub and Kahan, "Calculating the singular values and pseudo-inverse of a matrix", 1965; Simon
+    and Zha, "Low-rank matrix approximation using the Lanczos bidiagonalization process", 2000, for
+    reorthogonalisation.
     """
     steps = min(LANCZOS_STEPS, *matrix.shape)
     lefts, rights = matrix.new_zeros(steps, matrix.shape[0]), matrix.new_zeros(steps, matrix.shape[1])
@@ -111,13 +112,13 @@ def _generic(like: Tensor) -> Tensor:
 def _new_direction(known: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
     """The part of ``vector`` that is orthogonal to the rows of ``known``: its direction and its length.
 
-    Both are zero where only rounding errors are left: the directions that can be reached are exhausted then, and a
-    direction of rounding errors would not be orthogonal to what is known.
+    Both are zero where only rounding errors are left: the directions that can be reached are exhausted then,
+    and a direction of rounding errors would not be orthogonal to what is known.
     """
     remainder = vector
     for _ in range(2):
         remainder = remainder - torch.mv(known.t(), torch.mv(known, remainder))
-    length = torch.linalg.vector_norm(remainder)
+    length: Tensor = torch.linalg.vector_norm(remainder)
     is_new = length > 32 * torch.finfo(vector.dtype).eps * torch.linalg.vector_norm(vector)
     zero = torch.zeros_like(vector)
     return torch.where(is_new, unit(remainder, zero), zero), torch.where(is_new, length, 0.0)

@@ -19,7 +19,7 @@ _known: "weakref.WeakKeyDictionary[Optimizer, tuple[Key, list[weakref.ref[Comput
 )
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Tell every computed parameter whose raws the optimizer is about to move."""
     for reference in held_by(optimizer):

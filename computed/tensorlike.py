@@ -165,7 +165,7 @@ class TensorLike:
         """Floor quotient and remainder."""
         return resolved(other) // self.value(), resolved(other) % self.value()
 
-    def copy_(self, source: Any, non_blocking: bool = False) -> Self:  # noqa: FBT001, FBT002 - torch's signature
+    def copy_(self, source: Any, non_blocking: bool = False) -> Self:
         """Write a whole new value; it is projected at the next access."""
         self.write_target("copy_").copy_(resolved(source), non_blocking=non_blocking)
         return self

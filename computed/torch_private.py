@@ -3,6 +3,7 @@
 Where a name is missing, the mechanism that needs it is off and everything is evaluated at each read: slower, and right.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,11 +17,11 @@ def _probe() -> bool:
     try:
         watched = torch.ones(2)
         snapshot = torch._lazy_clone(watched)
-        address = torch._C._data_address(watched)
+        address = torch._C._data_address(watched)  # type: ignore[attr-defined]
         watched.add_(1)
     except (AttributeError, RuntimeError):
         return False
-    return bool(address != torch._C._data_address(watched) and snapshot[0] == 1)
+    return bool(address != torch._C._data_address(watched) and snapshot[0] == 1)  # type: ignore[attr-defined]
 
 
 # Copy-on-write snapshots see every write to a storage, also those that `_version` does not count (fused optimizers,
@@ -36,7 +37,7 @@ def lazy_clone(tensor: Tensor) -> Tensor:
 
 def data_address(tensor: Tensor) -> int:
     """The address of the data, read without materialising a copy-on-write storage as `data_ptr()` does."""
-    return int(torch._C._data_address(tensor))
+    return int(torch._C._data_address(tensor))  # type: ignore[attr-defined]
 
 
 # bound once: a read of a held value asks all of these, and an attribute chain costs more than the call
@@ -46,7 +47,7 @@ _jit_tracing_state = torch._C._get_tracing_state
 
 
 def inside_transform() -> bool:
-    """Inside a functorch level, a dispatch mode, a trace or a forward-mode level: a tensor there is not ours to keep."""
+    """Inside a functorch level, a dispatch mode, a trace or a forward-mode level: no tensor there is ours to keep."""
     return (
         _dispatch_modes() != 0
         or _functorch_level() is not None
@@ -73,4 +74,4 @@ def is_accumulate_grad(node: Any) -> bool:
 
 
 # bound once: a read of a held value calls these several times, and an attribute chain costs more than the call
-address_of = torch._C._data_address if CAN_WATCH else None
+address_of: Callable[[Tensor], int] = torch._C._data_address if CAN_WATCH else Tensor.data_ptr  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def foreign_leaves(values: Iterable[Tensor], leaves: Sequence[Tensor]) -> bool:
         if node in seen:
             continue
         seen.add(node)
-        if is_accumulate_grad(node) and id(node.variable) not in ours:
+        if is_accumulate_grad(node) and id(node.variable) not in ours:  # type: ignore[attr-defined]
             return True
         pending += [parent for parent, _ in node.next_functions if parent is not None]
     return False

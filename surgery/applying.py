@@ -66,7 +66,7 @@ def _freeze(row: PlannedSite) -> None:
     if isinstance(subject, ComputedParameter):
         subject.requires_grad = False
     else:
-        subject.requires_grad_(requires_grad=False)
+        subject.requires_grad_(False)
 
 
 def set_mode(parameter: ComputedParameter, *, training: bool) -> None:

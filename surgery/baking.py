@@ -68,7 +68,8 @@ def _plain_parameter(parameter: ComputedParameter, value: Tensor, *, requires_gr
     with torch.no_grad():
         original.copy_(value)
     original.grad = None
-    return original.requires_grad_(requires_grad)
+    original.requires_grad_(requires_grad)
+    return original
 
 
 def _report(baked: int, total: int, before: int, after: int) -> None:

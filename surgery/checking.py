@@ -32,6 +32,11 @@ class Row:
         """Whether the value is inside, to the stated tolerance; what cannot be measured is not."""
         return self.violation is not None and self.tolerance is not None and self.violation <= self.tolerance
 
+    @property
+    def verdict(self) -> str:
+        """What stands in the last column."""
+        return "ok" if self.ok else self.note or "NO"
+
 
 @dataclass(frozen=True)
 class Check(Tabular):
@@ -59,8 +64,7 @@ class Check(Tabular):
     def lines(self) -> list[tuple[str, ...]]:
         """The cells of the table."""
         return [
-            (row.name, row.constraint, _number(row.violation), _number(row.tolerance), "ok" if row.ok else row.note or "NO")
-            for row in self.rows
+            (row.name, row.constraint, _number(row.violation), _number(row.tolerance), row.verdict) for row in self.rows
         ]
 
     def footer(self) -> list[str]:
@@ -98,7 +102,7 @@ def _row(found: Found, parameter: ComputedParameter) -> Row:
             value = parameter.baked_value()
             raws = last_arguments(parameter.links, parameter.raw_tensors(), training=False)
             return Row(name, spec, last.violation(value, raws), last.tolerance(value.dtype))
-    except Exception as error:  # noqa: BLE001 - a report tells every failure, it does not become one
+    except Exception as error:  # a report tells every failure, it does not become one
         return Row(name, spec, None, None, f"{type(error).__name__}: {error}")
 
 

@@ -34,7 +34,7 @@ def state_dict(model: nn.Module, format: str = "own") -> "OrderedDict[str, Any]"
     """
     if format not in FORMATS:
         raise SurgeryError(f"state_dict: format={format!r}; it is one of {', '.join(map(repr, FORMATS))}")
-    own: OrderedDict[str, Any] = model.state_dict()
+    own: OrderedDict[str, Any] = model.state_dict()  # type: ignore[assignment] # torch says dict, gives this
     return own if format == "own" else plain(model, own)
 
 
@@ -79,4 +79,3 @@ def _drop(metadata: dict[str, Any], key: str) -> None:
 
 def _below(paths: Iterable[str], key: str) -> list[str]:
     return [path for path in paths if path == key or path.startswith(key + ".")]
-

@@ -34,9 +34,9 @@ def apply_constraints(
     Args:
         model: any module, usually a pretrained one.
         rules: pattern -> spec; later rules win. A pattern is a dotted name with ``*``, ``?``, ``{a,b}``, ``[...]``,
-            ``@Type`` (``"*.conv*.weight"``, ``"*@Conv2d.weight"``) or ``re:`` and a regular expression. A spec is a name,
-            ``"spectral(bound=2.0)"``, a chain ``"a | b"``, a class or Module, a Transform, a function of a `Site`;
-            ``None`` or ``"none"`` exempts, ``"frozen"`` only sets ``requires_grad=False``.
+            ``@Type`` (``"*.conv*.weight"``, ``"*@Conv2d.weight"``) or ``re:`` and a regular expression. A spec is a
+            name, ``"spectral(bound=2.0)"``, a chain ``"a | b"``, a class or Module, a Transform, a function of a
+            `Site`; ``None`` or ``"none"`` exempts, ``"frozen"`` only sets ``requires_grad=False``.
         via: "tree".
         strict: False turns "matched nothing" and "shadowed by later rules" into notes of the plan.
         existing: what to do at a site that another spec constrains already: "error", "chain" or "replace".
@@ -57,9 +57,7 @@ def apply_constraints(
     return model
 
 
-def constrain(
-    module: Module, constraints: Mapping[str, object] = MappingProxyType({}), /, **by_name: object
-) -> Module:
+def constrain(module: Module, constraints: Mapping[str, object] = MappingProxyType({}), /, **by_name: object) -> Module:
     """Constrain single parameters of ``module``, by name; in place, returns the module.
 
     Chains where there is a constraint already. The projection waits for the first use, so a weight that is initialised
@@ -121,7 +119,7 @@ def constrained(rules: Rules, **options: Any) -> Callable[[type[Module]], type[M
             if type(self) is cls:
                 _apply(self, fixed, settled, keep_undo=True)
 
-        cls.__init__ = __init__  # type: ignore[method-assign, assignment]
+        cls.__init__ = __init__  # type: ignore[method-assign]
         return cls
 
     return decorate

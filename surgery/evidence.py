@@ -1,4 +1,4 @@
-"""Whether a model is still the one that a plan was made for: the same tensors, under the same names, with the same bits."""
+"""Whether a model is still the one that a plan was made for: the same tensors, names and bits."""
 
 from dataclasses import dataclass
 
@@ -60,4 +60,3 @@ class _Kept:
 
     def __call__(self, tensor: Tensor) -> bool:
         return tensor._version == self.version if self.copy is None else same_bits(tensor, self.copy)
-

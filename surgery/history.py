@@ -42,11 +42,7 @@ def remember(model: nn.Module, record: Record) -> None:
 
 def latest(model: nn.Module) -> tuple[nn.Module, Record] | None:
     """The last change that is kept on ``model`` or on a module inside, and where."""
-    kept = [
-        (module, record)
-        for module in model.modules()
-        for record in history_of(module)
-    ]
+    kept = [(module, record) for module in model.modules() for record in history_of(module)]
     return max(kept, key=lambda pair: pair[1].number, default=None)
 
 

@@ -90,7 +90,8 @@ class Plan(Tabular):
         left = f"{len(self.sites) - changing} left alone by a rule, {self.untouched} that no rule matches"
         before = trainable_text(self.trainable_before, self.total_before)
         after = trainable_text(self.trainable_after, self.total_after)
-        lines = ["", f"{done}, {left}", f"trainable: {before} before, {after} after"]
+        trained = f"trainable: {before}" if before == after else f"trainable: {before} before\n           {after} after"
+        lines = ["", f"{done}, {left}", trained]
         lines.append(f"memory: held values {bytes_text(self.hold_bytes)}, undo {bytes_text(self.undo_bytes)}")
         if any(row.measures.scaled_up for row in self.sites):
             lines.append("^ scaled up: the weight was smaller than what the constraint sets")
@@ -146,7 +147,8 @@ def apply_rows(model: nn.Module, rows: tuple[PlannedSite, ...], *, keep_undo: bo
     """Carry out rows without problems, and remember how to take them back."""
     lazy = [row.name for row in rows if row.action is Action.UNKNOWN]
     if lazy:
-        raise PlanError([f"{name} has no shape yet (a lazy module); run one batch through the model first" for name in lazy])
+        cure = "has no shape yet (a lazy module); run one batch through the model first"
+        raise PlanError([f"{name} {cure}" for name in lazy])
     record = carry_out(rows)
     if keep_undo and any(row.changes for row in rows):
         history.remember(model, record)

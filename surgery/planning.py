@@ -130,5 +130,3 @@ def _measured(row: PlannedSite, found: Found, options: Options) -> PlannedSite:
     value = present.peek() if present is not None else found.subject
     assert isinstance(value, Tensor)
     return replace(row, measures=measure(value.detach(), row.prepared))
-
-

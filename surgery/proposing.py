@@ -131,7 +131,17 @@ def _prepared(
     constraint = " | ".join(link_text(link) for link in prepared.links)
     return Proposal(
         PlannedSite(
-            found.site, action, rule, constraint, before, after, trainable_before, trainable, Measures(), found, prepared
+            found.site,
+            action,
+            rule,
+            constraint,
+            before,
+            after,
+            trainable_before,
+            trainable,
+            Measures(),
+            found,
+            prepared,
         )
     )
 

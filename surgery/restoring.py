@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from computed.parameter import ComputedParameter
 from computed.placement import GuardedModules, place, put_back

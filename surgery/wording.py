@@ -2,6 +2,7 @@
 
 from surgery.proposal import Action, PlannedSite
 
+LONGEST_LINE = 34
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -13,9 +14,22 @@ def heads() -> tuple[str, ...]:
 def cells(row: PlannedSite) -> tuple[str, ...]:
     """The cells of a row: the name stands over host and shape."""
     shape = "shape unknown" if row.site.shape is None else "x".join(map(str, row.site.shape)) or "scalar"
-    ties = "".join(f"\n= {alias}" for alias in row.site.aliases)
-    name = f"{row.name}{ties}\n  {row.site.host_type.__name__} {shape}"
+    ties = "".join(f"\n= {folded(alias)}" for alias in row.site.aliases)
+    name = f"{folded(row.name)}{ties}\n  {row.site.host_type.__name__} {shape}"
     return name, constraint_text(row), numbers_text(row), moved_text(row), sigma_text(row)
+
+
+def folded(name: str) -> str:
+    """A dotted name on lines that fit the first column of 80, broken behind dots."""
+    lines = [""]
+    for part in name.split("."):
+        more = part if not lines[-1] else f".{part}"
+        if lines[-1] and len(lines[-1]) + len(more) > LONGEST_LINE:
+            lines[-1] += "."
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += more
+    return "\n".join(lines)
 
 
 def constraint_text(row: PlannedSite) -> str:

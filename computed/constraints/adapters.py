@@ -1,16 +1,17 @@
 """LoRA: the weight as it is, fixed, plus a trained product of two thin matrices."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from computed.constraint import Constraint, Preimage, Role
-from computed.constraints.settings import Described, require, resolved_dim, why_not_matrix
-from computed.linalg import as_matrix
+from computed.constraints.describing import Described
+from computed.constraints.refusing import require, resolved_dim, whole_number, why_not_matrix
 from computed.randomness import generator_for, kaiming_uniform
 from computed.site import Site
 
@@ -18,58 +19,107 @@ Factors = tuple[Tensor, Tensor, Tensor]
 
 
 class LoRA(Described, Constraint):
-    """``base + (alpha / rank) B A``."""
+    """A low-rank adapter: ``value = base + s B A`` with ``base`` fixed, ``s = alpha / rank``.
+
+    For a weight (out, in): ``A`` (rank, in), ``B`` (out, rank); for a convolution (out, in, k): ``A`` (rank,
+    in, k). The value starts as the weight itself, bit for bit: ``B`` is zero, ``A`` is drawn as `nn.Linear`
+    draws its weight, by a generator of its own, so the global random state stays as it is. ``A`` and ``B``
+    train also where the weight was frozen.
+
+    `F.linear`, `F.conv1d`, `F.conv2d` and `F.conv3d` (with one group) are done without making the value, in
+    eval too:
+    ``x baseᵀ + (x Aᵀ) Bᵀ s``. Everything else uses the value, computed in at least float32; both agree to
+    rounding.
+
+    Args:
+        rank: any from 1; above the smaller side of the weight it costs more than it gives, but harms nothing.
+        alpha: the scale is ``alpha / rank``; where it is not given, the scale is 1.
+        seed: draws ``A`` instead of `torch.initial_seed`; weights that differ still get different numbers.
+        dim: where rows run, for a weight of three or more dimensions whose host is no convolution.
+
+    Errors:
+        ValueError: ``rank`` below 1, ``alpha`` not finite.
+
+    Reference: Hu et al., "LoRA: low-rank adaptation of large language models", 2021 (arXiv:2106.09685),
+    equation 3.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> weight = torch.ones(3, 4)
+        >>> w = ComputedParameter.from_value(weight, LoRA(2, alpha=4))
+        >>> {role: tuple(raw.shape) for role, raw in w.raws.items()}
+        {'base': (3, 4), 'A': (2, 4), 'B': (3, 2)}
+        >>> torch.equal(w.detach(), weight)
+        True
+    """
 
     spec_name: ClassVar[str] = "lora"
-    roles: ClassVar[tuple[Role, ...]] = (Role("base", trained=False), Role("A", added=True), Role("B", added=True))
+    roles: ClassVar[tuple[Role, ...]] = (
+        Role("base", trained=False),
+        Role("A", added=True),
+        Role("B", added=True),
+    )
     factored_in_eval: ClassVar[bool] = True
 
-    def __init__(self, rank: int, *, alpha: float | None = None, seed: int | None = None, dim: int | None = None) -> None:
+    def __init__(
+        self, rank: int, *, alpha: float | None = None, seed: int | None = None, dim: int | None = None
+    ) -> None:
         super().__init__()
-        require(isinstance(rank, int) and rank >= 1, f"lora needs a rank of 1 or more, got {rank!r}")
-        self.rank = rank
+        self.rank = whole_number("lora: rank", rank)
+        require(self.rank >= 1, f"lora needs a rank of 1 or more, got {rank!r}")
+        require(alpha is None or math.isfinite(alpha), f"lora needs a finite alpha, got {alpha!r}")
         self.alpha = alpha
-        self.seed = seed
-        self.dim = dim
-        self.scale = 1.0 if alpha is None else alpha / rank
+        self.seed = None if seed is None else whole_number("lora: seed", seed)
+        self.dim = None if dim is None else whole_number("lora: dim", dim)
+        self.rows = self.dim or 0
+        self.scale = 1.0 if alpha is None else alpha / self.rank
 
     def settings(self) -> dict[str, object]:
+        """Rank, and what else was given."""
         given = {"rank": self.rank, "alpha": self.alpha, "seed": self.seed, "dim": self.dim}
         return {name: value for name, value in given.items() if value is not None}
 
     def why_not(self, site: Site) -> str | None:
+        """It takes what is a matrix, or says how it is read as one."""
         return why_not_matrix("lora", site, self.dim)
 
     def bind(self, site: Site) -> None:
+        """Find out where rows run."""
         self.dim = resolved_dim(site, self.dim)
+        self.rows = self.dim or 0
 
     def raw_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
-        rows = self.dim or 0
-        rest = [size for d, size in enumerate(shape) if d != rows]
+        """Those of ``base``, ``A`` and ``B``."""
+        rows = self.rows % len(shape)
+        rest = [size for dim, size in enumerate(shape) if dim != rows]
         return shape, torch.Size((self.rank, *rest)), torch.Size((shape[rows], self.rank))
 
     def forward(self, base: Tensor, A: Tensor, B: Tensor) -> Tensor:  # noqa: N803 - the paper's names
-        dim = self.dim
-        rows = 0 if dim is None else dim
-        minus = torch.mm(B * -self.scale, A.flatten(1))
-        return base - minus.view(base.movedim(rows, 0).shape).movedim(0, rows)
+        """Subtract the negative product: a zero that is subtracted changes no bit, one that is added clears a sign."""
+        product = torch.mm(B * -self.scale, A.flatten(1))
+        return base - product.view(base.movedim(self.rows, 0).shape).movedim(0, self.rows)
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        _, a_shape, b_shape = self.raw_shapes(value.shape)
-        a = kaiming_uniform(a_shape, generator_for(value, "A", self.seed), value)
-        return Preimage((value, a, value.new_zeros(b_shape)))
+        """The value as base, ``A`` drawn, ``B`` zero."""
+        _, thin, tall = self.raw_shapes(value.shape)
+        drawn = kaiming_uniform(thin, generator_for(value, "A", self.seed), value)
+        return Preimage((value, drawn, value.new_zeros(tall)))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
+        """Zero: every value is a base plus nothing."""
         return 0.0
 
     def op_rule(self, op: Callable[..., Any]) -> Callable[..., Tensor] | None:
+        """The rules for `F.linear` and convolutions, whose rows run along the first dimension."""
         rule = RULES.get(op)
-        return None if rule is None or self.dim not in (None, 0) else partial(rule, self.scale)
+        return None if rule is None or self.rows != 0 else partial(rule, self.scale)
 
 
 def _linear(scale: float, input: Tensor, weight: Factors, bias: Tensor | None = None) -> Tensor:
-    base, a, b = weight
-    return F.linear(input, base, bias) + F.linear(F.linear(input, a) * scale, b)
+    base, thin, tall = weight
+    return functional.linear(input, base, bias) + functional.linear(
+        functional.linear(input, thin) * scale, tall
+    )
 
 
 def _convolution(op: Callable[..., Tensor]) -> Callable[..., Any]:
@@ -83,19 +133,20 @@ def _convolution(op: Callable[..., Tensor]) -> Callable[..., Any]:
         dilation: Any = 1,
         groups: int = 1,
     ) -> Any:
+        # a group's filters see a part of the input only, and A would see another one for each group
         if groups != 1:
             return NotImplemented
-        base, a, b = weight
-        thin = op(input, a, None, stride, padding, dilation) * scale
-        wide = op(thin, b.view(*b.shape, *[1] * (a.dim() - 2)))
-        return op(input, base, bias, stride, padding, dilation) + wide
+        base, thin, tall = weight
+        narrow = op(input, thin, None, stride, padding, dilation) * scale
+        widened = op(narrow, tall.view(*tall.shape, *[1] * (thin.dim() - 2)))
+        return op(input, base, bias, stride, padding, dilation) + widened
 
     return rule
 
 
 RULES: dict[Callable[..., Any], Callable[..., Any]] = {
-    F.linear: _linear,
-    F.conv1d: _convolution(F.conv1d),
-    F.conv2d: _convolution(F.conv2d),
-    F.conv3d: _convolution(F.conv3d),
+    functional.linear: _linear,
+    functional.conv1d: _convolution(functional.conv1d),
+    functional.conv2d: _convolution(functional.conv2d),
+    functional.conv3d: _convolution(functional.conv3d),
 }

@@ -5,68 +5,148 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform
+from torch.distributions import Transform, constraints
 
 from computed.constraint import Constraint, Preimage
-from computed.constraints.settings import exempt
+from computed.constraints.elementwise import next_above, next_below
+from computed.constraints.measuring import worst
+from computed.constraints.refusing import exempt
 from computed.errors import ConstraintRefusedError
 from computed.site import Site
 
+Function = Callable[[Tensor], Tensor]
+
 
 class FunctionConstraint(Constraint):
-    """``value = f(raw)``."""
+    """``value = f(raw)`` for a plain function ``f`` of one tensor, which keeps its shape.
 
-    scriptable: ClassVar[bool] = False
+    The raw of a value is ``inverse(value)``; without an inverse it is the value itself, so the weight changes
+    to ``f`` of itself, and writes do not come back as they were. It runs in at least float32. Pickles where
+    ``f`` does.
+    """
 
-    def __init__(self, f: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor] | None = None) -> None:
+    scriptable: ClassVar[bool] = False  # any Python function may be in it
+
+    def __init__(self, f: Function, inverse: Function | None = None) -> None:
         super().__init__()
         self.f = f
         self.inverse = inverse
 
     def extra_repr(self) -> str:
-        return getattr(self.f, "__qualname__", repr(self.f))
+        """The names of the functions."""
+        return _name(self.f) if self.inverse is None else f"{_name(self.f)}, inverse={_name(self.inverse)}"
 
     def forward(self, raw: Tensor) -> Tensor:
-        return self.f(raw)
+        """Call the function."""
+        return _tensor_of(self.f, raw)
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        return Preimage((value if self.inverse is None else self.inverse(value),))
+        """Call the inverse, where there is one."""
+        return Preimage((value if self.inverse is None else _tensor_of(self.inverse, value),))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        if self.inverse is None or not value.numel():
-            return 0.0
-        return float((self.f(self.inverse(value)) - value).abs().amax())
+        """How far ``f(inverse(value))`` is from ``value``, relative to its largest entry; 0.0 without an inverse."""
+        return 0.0 if self.inverse is None else _distance(value, self.f(self.inverse(value)))
 
 
-def function(
-    f: Callable[[Tensor], Tensor], inverse: Callable[[Tensor], Tensor] | None = None
-) -> FunctionConstraint:
-    """A constraint from a plain function of the weight, and its right inverse where there is one."""
+def function(f: Function, inverse: Function | None = None) -> FunctionConstraint:
+    """A constraint from a plain function of the weight: ``value = f(raw)``.
+
+    Args:
+        f: maps a float tensor to one of the same shape, differentiably.
+        inverse: maps a value to a raw with ``f(inverse(value)) == value`` where the value is admissible, and
+            to one whose value is near where it is not; without it the value is taken as the raw.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> ComputedParameter.from_value(torch.tensor([1.0, 4.0]), function(torch.square, torch.sqrt)).tolist()
+        [1.0, 4.0]
+    """
     return FunctionConstraint(f, inverse)
 
 
 class TransformConstraint(Constraint):
-    """``value = transform(raw)`` for a Transform of `torch.distributions`."""
+    """``value = transform(raw)`` for a Transform of `torch.distributions` that keeps the shape.
 
-    scriptable: ClassVar[bool] = False
+    The raw of a value is ``transform.inv(value)``, after clamping to the codomain where that is an interval
+    or a half line; on other codomains (a simplex) values outside get the raw that the inverse gives, with
+    numbers in place of NaN and infinity. It runs in at least float32. The transform's cache is left out.
+    Pickles where the transform does.
+
+    Example:
+        >>> from torch.distributions import ExpTransform
+        >>> TransformConstraint(ExpTransform()).right_inverse(torch.ones(2))
+        Preimage(raws=(tensor([0., 0.]),), state=())
+    """
+
+    scriptable: ClassVar[bool] = False  # transforms are no modules
 
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self.transform = transform.with_cache(0)
 
     def extra_repr(self) -> str:
+        """The transform."""
         return repr(self.transform)
 
     def why_not(self, site: Site) -> str | None:
-        if site.shape is None or tuple(self.transform.forward_shape(site.shape)) == tuple(site.shape):
+        """It takes what the transform takes and gives back in the same shape."""
+        if site.shape is None:
             return None
-        return f"{self.transform} changes the shape {tuple(site.shape)}; {exempt(site)}"
+        try:
+            shape = tuple(self.transform.forward_shape(site.shape))
+        except ValueError as error:
+            return f"{self.transform} cannot take shape {tuple(site.shape)} ({error}); {exempt(site)}"
+        if shape == tuple(site.shape):
+            return None
+        return f"{self.transform} changes the shape {tuple(site.shape)} to {shape}; {exempt(site)}"
 
     def forward(self, raw: Tensor) -> Tensor:
-        return self.transform(raw)
+        """Call the transform."""
+        value: Tensor = self.transform(raw)
+        return value
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        return Preimage((self.transform.inv(value),))
+        """Call its inverse on what is nearest in the codomain."""
+        low, high = _limits(self.transform, value.dtype)
+        return Preimage((torch.nan_to_num(self.transform.inv(value.clamp(low, high)), nan=0.0),))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        return 0.0 if bool(self.transform.codomain.check(value).all()) else 1.0
+        """0.0 in the codomain, else how far the value of the raw is away, relative to the largest entry."""
+        if bool(self.transform.codomain.check(value).all()):
+            return 0.0
+        tiniest = torch.finfo(torch.float64).tiny
+        return max(_distance(value, self.transform(self.right_inverse(value).raws[0])), tiniest)
+
+
+def _limits(transform: Transform, dtype: torch.dtype) -> tuple[float | None, float | None]:
+    """The outermost numbers of ``dtype`` inside the codomain, where that is an interval or a half line."""
+    found = transform.codomain
+    while isinstance(found, constraints.independent):
+        found = found.base_constraint
+    low = high = None
+    if isinstance(found, constraints.interval | constraints.half_open_interval | constraints.greater_than):
+        low = next_above(float(found.lower_bound), dtype)
+    if isinstance(found, constraints.interval | constraints.half_open_interval | constraints.less_than):
+        high = next_below(float(found.upper_bound), dtype)
+    if isinstance(found, constraints.greater_than_eq):
+        low = float(found.lower_bound)
+    return (low, high) if (low, high) != (None, None) else (float("-inf"), None)
+
+
+def _tensor_of(f: Function, tensor: Tensor) -> Tensor:
+    result: object = f(tensor)
+    if isinstance(result, Tensor):
+        return result
+    raise ConstraintRefusedError(
+        f"function({_name(f)}): it returned {type(result).__name__}, expected a tensor"
+    )
+
+
+def _distance(value: Tensor, other: Tensor) -> float:
+    return worst((value - other).abs()) / max(worst(value.abs()), 1.0)
+
+
+def _name(f: Function) -> str:
+    found: str = getattr(f, "__qualname__", repr(f))
+    return found

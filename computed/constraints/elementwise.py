@@ -5,135 +5,221 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from computed.constraint import Constraint, Preimage
-from computed.constraints.settings import Described, exempt, require
+from computed.constraints.describing import Described
+from computed.constraints.measuring import worst
+from computed.constraints.refusing import exempt, require
 from computed.site import Site
+
+TINIEST = torch.finfo(torch.float64).tiny
 
 
 def next_above(bound: float, dtype: torch.dtype) -> float:
-    """The smallest number of ``dtype`` above ``bound`` that is not subnormal (float16, which has few: is)."""
+    """The smallest number of ``dtype`` above ``bound``.
+
+    Subnormal numbers, which devices may flush to zero, are left out but for float16, which has few others
+    near zero.
+    """
     smallest = 2.0**-24 if dtype is torch.float16 else float(torch.finfo(dtype).tiny)
-    if 0 <= bound < smallest:
-        return smallest
+    if -smallest < bound < smallest:
+        return smallest if bound >= 0 else 0.0
     number = torch.tensor(bound, dtype=dtype)
-    while float(number) <= bound:
+    if float(number) <= bound:
         number = torch.nextafter(number, torch.full_like(number, math.inf))
     return float(number)
 
 
-class StoredInDtype(Constraint):
-    """Knows the dtype in which the value is stored, and keeps up with casts of the model."""
+def next_below(bound: float, dtype: torch.dtype) -> float:
+    """The largest number of ``dtype`` below ``bound``; see `next_above`."""
+    return -next_above(-bound, dtype)
+
+
+def saturated(dtype: torch.dtype) -> float:
+    """A raw at which ``exp(-raw)`` is about the smallest normal number."""
+    return -math.log(torch.finfo(dtype).tiny)
+
+
+class Stored(Described, Constraint):
+    """A constraint that depends on the dtype in which the value is stored, and keeps up with casts of the model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stored = torch.float32
 
+    def store_in(self, dtype: torch.dtype) -> None:
+        """Find the limits in ``dtype``."""
+        raise NotImplementedError
+
     def bind(self, site: Site) -> None:
+        """Take the dtype of the site."""
         self.store_in(site.dtype)
 
-    def store_in(self, dtype: torch.dtype) -> None:
-        self.stored = dtype
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """None: bounds are strict."""
+        return 0.0
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "StoredInDtype":  # noqa: FBT001, FBT002 - torch's signature
-        super()._apply(fn, recurse)
+    def _apply(self, fn: Any, recurse: bool = True) -> "Stored":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.store_in(fn(torch.empty(0, dtype=self.stored)).dtype)
         return self
 
 
-class GreaterThan(Described, StoredInDtype):
-    """Every entry above ``bound``."""
-
-    spec_name: ClassVar[str] = "greater_than"
+class Above(Stored):
+    """Every entry above ``bound``: ``value = floor + softplus(raw)`` with the smallest floor above the bound."""
 
     def __init__(self, bound: float) -> None:
         super().__init__()
         require(math.isfinite(bound), f"{self.spec_name} needs a finite bound, got {bound!r}")
         self.bound = float(bound)
+        self.floor = self.bound
         self.store_in(self.stored)
 
-    def settings(self) -> dict[str, object]:
-        return {"bound": self.bound}
-
     def store_in(self, dtype: torch.dtype) -> None:
-        super().store_in(dtype)
+        """Find the smallest number above the bound."""
+        self.stored = dtype
         self.floor = next_above(self.bound, dtype)
 
+    def why_not(self, site: Site) -> str | None:
+        """It takes any float tensor, where its dtype has numbers above the bound."""
+        if math.isfinite(next_above(self.bound, site.dtype)):
+            return None
+        return f"{self!r} leaves no number of {site.dtype}; {exempt(site)}"
+
     def forward(self, raw: Tensor) -> Tensor:
-        return self.floor + F.softplus(raw)
+        """``floor + log(1 + exp(raw))``."""
+        return self.floor + functional.softplus(raw)
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        above = value - self.floor
-        lowest = -700.0 if value.dtype is torch.float64 else -87.0
-        raw = above + torch.log(-torch.expm1(-above.clamp_min(0)))
-        return Preimage((raw.clamp(lowest, torch.finfo(value.dtype).max),))
+        """``y + log(1 - exp(-y))`` for ``y = value - floor``, without cancellation; the floor where that is outside."""
+        above = (value - self.floor).clamp(0.0, torch.finfo(value.dtype).max)
+        raw = above + torch.log(-torch.expm1(-above))
+        return Preimage((raw.clamp_min(-saturated(value.dtype)),))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        if value.numel() == 0 or bool((value > self.bound).all()):
+        """How far the lowest entry is below the bound; the tiniest number where it is at the bound."""
+        if bool((value > self.bound).all()):
             return 0.0
-        return max(self.bound - float(value.double().amin()), torch.finfo(torch.float64).tiny)
-
-    def tolerance(self, dtype: torch.dtype) -> float:
-        return 0.0
+        return max(worst(self.bound - value.double()), TINIEST)
 
 
-class Positive(GreaterThan):
-    """Every entry above zero."""
+class Positive(Above):
+    """Every entry above zero: ``value = tiny + softplus(raw)``.
+
+    Strictly, in the dtype that the weight is stored in: ``tiny`` is its smallest normal number (float16: its
+    smallest number). An entry that is positive already is kept to rounding of the raw, ``|log value|`` ulp
+    where it is small; any other starts at ``tiny``, the nearest one. There softplus has no slope, so such an
+    entry does not train: where a weight of both signs shall become a trained positive one, write positive
+    values to it first.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> w = ComputedParameter.from_value(torch.tensor([2.0, -1.0]), Positive())
+        >>> (w > 0).all().item()
+        True
+    """
 
     spec_name: ClassVar[str] = "positive"
 
     def __init__(self) -> None:
         super().__init__(0.0)
 
+
+class GreaterThan(Above):
+    """Every entry above ``bound``: ``value = floor + softplus(raw)``.
+
+    Strictly, in the dtype that the weight is stored in: ``floor`` is its smallest number above the bound. An
+    entry that is above already is kept to rounding of the raw, any other starts at ``floor``, the nearest
+    one, where softplus has no slope (see `Positive`).
+
+    Errors:
+        ValueError: ``bound`` is not finite.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> w = ComputedParameter.from_value(torch.tensor([2.0, -1.0]), GreaterThan(1.0))
+        >>> (w > 1).all().item()
+        True
+    """
+
+    spec_name: ClassVar[str] = "greater_than"
+
+    def __init__(self, bound: float) -> None:
+        super().__init__(bound)
+
     def settings(self) -> dict[str, object]:
-        return {}
+        """The bound."""
+        return {"bound": self.bound}
 
 
-class Interval(Described, StoredInDtype):
-    """Every entry between ``low`` and ``high``."""
+class Interval(Stored):
+    """Every entry between ``low`` and ``high``: ``value = lowest + (highest - lowest) sigmoid(raw)``.
+
+    Strictly, in the dtype that the weight is stored in: ``lowest`` and ``highest`` are its outermost numbers
+    between the bounds. It is computed from the nearer end, so both are reached exactly. An entry that is
+    inside already is kept to rounding of the raw, any other starts at the end that is nearest, where the
+    sigmoid has no slope (see `Positive`).
+
+    Errors:
+        ValueError: not ``low < high``, both finite. A dtype without a number between them is refused.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> w = ComputedParameter.from_value(torch.tensor([0.5, -7.0]), Interval(-1.0, 1.0))
+        >>> (w.abs() < 1).all().item()
+        True
+    """
 
     spec_name: ClassVar[str] = "interval"
 
     def __init__(self, low: float, high: float) -> None:
         super().__init__()
-        require(-math.inf < low < high < math.inf, f"interval needs finite low < high, got low={low!r}, high={high!r}")
+        require(
+            -math.inf < low < high < math.inf,
+            f"interval needs finite low < high, got low={low!r} and high={high!r}",
+        )
         self.low = float(low)
         self.high = float(high)
+        self.lowest = self.low
+        self.highest = self.high
         self.store_in(self.stored)
 
     def settings(self) -> dict[str, object]:
+        """Both bounds."""
         return {"low": self.low, "high": self.high}
 
     def store_in(self, dtype: torch.dtype) -> None:
-        super().store_in(dtype)
+        """Find the outermost numbers between the bounds."""
+        self.stored = dtype
         self.lowest = next_above(self.low, dtype)
-        self.highest = -next_above(-self.high, dtype)
+        self.highest = next_below(self.high, dtype)
 
     def why_not(self, site: Site) -> str | None:
-        if next_above(self.low, site.dtype) <= -next_above(-self.high, site.dtype):
+        """It takes any float tensor, where its dtype has numbers between the bounds."""
+        lowest, highest = next_above(self.low, site.dtype), next_below(self.high, site.dtype)
+        if lowest <= highest and math.isfinite(highest - lowest):
             return None
-        return f"interval({self.low}, {self.high}) holds no number of {site.dtype}; {exempt(site)}"
+        return f"{self!r} leaves no range of numbers of {site.dtype}; {exempt(site)}"
 
     def forward(self, raw: Tensor) -> Tensor:
+        """From the end that is nearer."""
         width = self.highest - self.lowest
-        return torch.where(
-            raw < 0, self.lowest + width * torch.sigmoid(raw), self.highest - width * torch.sigmoid(-raw)
-        )
+        from_below = self.lowest + width * torch.sigmoid(raw)
+        from_above = self.highest - width * torch.sigmoid(-raw)
+        return torch.where(raw < 0, from_below, from_above)
 
     def right_inverse(self, value: Tensor) -> Preimage:
+        """``log(value - lowest) - log(highest - value)``, after clamping."""
         inside = value.clamp(self.lowest, self.highest)
-        limit = 700.0 if value.dtype is torch.float64 else 87.0
+        limit = saturated(value.dtype)
         raw = torch.log(inside - self.lowest) - torch.log(self.highest - inside)
-        return Preimage((raw.clamp(-limit, limit),))
+        return Preimage((torch.nan_to_num(raw, nan=0.0).clamp(-limit, limit),))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        if value.numel() == 0 or bool(((value > self.low) & (value < self.high)).all()):
+        """How far the worst entry is outside; the tiniest number where it is at a bound."""
+        if bool(((value > self.low) & (value < self.high)).all()):
             return 0.0
         exact = value.double()
-        outside = max(self.low - float(exact.amin()), float(exact.amax()) - self.high)
-        return max(outside, torch.finfo(torch.float64).tiny)
-
-    def tolerance(self, dtype: torch.dtype) -> float:
-        return 0.0
+        return max(worst(torch.maximum(self.low - exact, exact - self.high)), TINIEST)

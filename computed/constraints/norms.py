@@ -7,16 +7,28 @@ import torch
 from torch import Tensor
 
 from computed.constraint import Constraint, Preimage, Role
-from computed.constraints.settings import Described, exempt, require
+from computed.constraints.describing import Described
+from computed.constraints.measuring import worst
+from computed.constraints.refusing import exempt, require, whole_number, why_not_dim
 from computed.site import Site
 
+# Lengths from which squares neither overflow nor vanish in float32; a direction outside is scaled to length
+# one.
+SAFE = (1e-15, 1e15)
 
-def lengths(tensor: Tensor, dim: int | None) -> Tensor:
-    """The length of every slice along ``dim`` (of the whole tensor for None), with dimensions of size one kept."""
-    dims = [d for d in range(tensor.dim()) if d != dim]
+
+def slice_dims(ndim: int, axis: int | None) -> list[int]:
+    """The dimensions of a slice: all but ``axis``, all where that is None."""
+    return [dim for dim in range(ndim) if axis is None or dim != axis % ndim]
+
+
+def lengths(tensor: Tensor, axis: int | None, order: float = 2.0) -> Tensor:
+    """The norm of every slice along ``axis`` (of the whole tensor for None), its dimensions kept with size one."""
+    dims = slice_dims(tensor.dim(), axis)
     if len(dims) == 0:
         return tensor.abs()
-    return torch.linalg.vector_norm(tensor, 2.0, dims, keepdim=True)
+    found: Tensor = torch.linalg.vector_norm(tensor, order, dims, True)
+    return found
 
 
 class Sliced(Described, Constraint):
@@ -24,53 +36,101 @@ class Sliced(Described, Constraint):
 
     def __init__(self, dim: int | None) -> None:
         super().__init__()
-        require(dim is None or isinstance(dim, int), f"{self.spec_name} needs a whole number or None as dim, got {dim!r}")
-        self.dim = dim
+        self.dim = None if dim is None else whole_number(f"{self.spec_name}: dim", dim)
+
+    def settings(self) -> dict[str, object]:
+        """The dimension."""
+        return {"dim": self.dim}
 
     def bind(self, site: Site) -> None:
+        """Count the dimension from the front."""
         if self.dim is not None and site.shape is not None:
-            self.dim %= len(site.shape)
+            self.dim = self.dim % len(site.shape)
 
     def why_not(self, site: Site) -> str | None:
-        shape = site.shape
-        if shape is None:
-            return None
-        if len(shape) == 0:
+        """It takes what has slices."""
+        if site.shape is not None and len(site.shape) == 0:
             return f"{self.spec_name} needs 1 or more dimensions, got shape (); {exempt(site)}"
-        if self.dim is not None and not -len(shape) <= self.dim < len(shape):
-            return (
-                f"{self.spec_name} was given dim={self.dim} for shape {tuple(shape)}; give a dim from 0 to "
-                f"{len(shape) - 1}, or {exempt(site)}"
-            )
-        return None
+        return why_not_dim(self.spec_name, site, self.dim)
 
 
 class UnitScale(Sliced):
-    """Every slice along ``dim`` has length one."""
+    """Every slice along ``dim`` has length one: ``value_i = x_i / |x_i|``; the whole tensor where ``dim`` is None.
+
+    For a weight (out, in) and ``dim=0`` slices are rows, for (out, in, k, k) filters. The projection is the
+    nearest point. A slice shorter than ``eps`` counts as zero and gives the slice of equal entries. Computed
+    in at least float32, without overflow.
+
+    Errors:
+        ValueError: ``dim`` is no whole number, ``eps`` is not positive. A dimension that the weight does not
+            have is refused, and a vector with ``dim=0``, whose slices are single numbers.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> ComputedParameter.from_value(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), UnitScale()).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 1.0]]
+    """
 
     spec_name: ClassVar[str] = "unit_norm"
 
     def __init__(self, dim: int | None = 0, *, eps: float = 1e-12) -> None:
         super().__init__(dim)
+        require(eps > 0, f"unit_norm needs a positive eps, got {eps!r}")
         self.eps = float(eps)
 
     def settings(self) -> dict[str, object]:
+        """The dimension, and ``eps`` where it is not at its default."""
         return {"dim": self.dim} | ({} if self.eps == 1e-12 else {"eps": self.eps})
 
+    def why_not(self, site: Site) -> str | None:
+        """It takes what has slices of more than one number."""
+        if site.shape is not None and len(site.shape) == 1 and self.dim is not None:
+            return (
+                f"unit_norm would make every entry of shape {tuple(site.shape)} one or minus one: its slices along "
+                f"dim={self.dim} are single numbers; give dim=None for the whole vector, or {exempt(site)}"
+            )
+        return super().why_not(site)
+
     def forward(self, raw: Tensor) -> Tensor:
-        length = lengths(raw, self.dim)
-        raw = torch.where(length > self.eps, raw, raw + 1.0)
-        return raw / lengths(raw, self.dim)
+        """Divide by the largest entry, then by the length: the first is a constant, for the result does not depend on it."""
+        largest = lengths(raw.detach(), self.dim, float("inf"))
+        scaled = raw / torch.where(largest > 0, largest, 1.0)
+        is_zero = largest * lengths(scaled.detach(), self.dim) <= self.eps
+        scaled = torch.where(is_zero, scaled + 1.0, scaled)
+        return scaled / lengths(scaled, self.dim)
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        return Preimage((value,))
+        """The value itself; where a slice is short but not zero, its direction."""
+        exact = lengths(value.double(), self.dim)
+        return Preimage(
+            (torch.where((exact > 0) & (exact <= 1e3 * self.eps), value / exact, value).to(value.dtype),)
+        )
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        return float((lengths(value.double(), self.dim) - 1).abs().amax()) if value.numel() else 0.0
+        """The largest difference of a length from one."""
+        return worst((lengths(value.double(), self.dim) - 1).abs())
 
 
 class WeightScale(Sliced):
-    """Length ``g`` and direction ``v`` of every slice along ``dim``, trained apart."""
+    """Weight normalisation: length ``g`` and direction ``v`` of every slice along ``dim``, trained apart.
+
+    ``value_i = g_i v_i / |v_i|`` with ``g`` of the weight's shape but size one in all dimensions other than
+    ``dim``; the whole tensor is one slice where ``dim`` is None. Every tensor is admissible: a weight in
+    float32 or float64 is kept bit for bit, in half precision to the rounding of ``g``. A slice that is zero
+    has ``g = 0``, and ``v`` of equal entries: `torch.nn.utils.parametrizations.weight_norm` gives NaN there,
+    else the same value.
+
+    Errors:
+        ValueError: ``dim`` is no whole number. A dimension that the weight does not have is refused.
+
+    Reference: Salimans and Kingma, "Weight normalization", 2016 (arXiv:1602.07868), equation 2.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> w = ComputedParameter.from_value(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), WeightScale())
+        >>> w.raws["g"].tolist()
+        [[5.0], [2.0]]
+    """
 
     spec_name: ClassVar[str] = "weight_norm"
     roles: ClassVar[tuple[Role, ...]] = (Role("v"), Role("g"))
@@ -78,18 +138,26 @@ class WeightScale(Sliced):
     def __init__(self, dim: int | None = 0) -> None:
         super().__init__(dim)
 
-    def settings(self) -> dict[str, object]:
-        return {"dim": self.dim}
-
     def raw_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
-        return shape, torch.Size(size if d == self.dim else 1 for d, size in enumerate(shape))
+        """That of the weight, and one number a slice."""
+        ones = slice_dims(len(shape), self.dim)
+        return shape, torch.Size(1 if dim in ones else size for dim, size in enumerate(shape))
 
     def forward(self, v: Tensor, g: Tensor) -> Tensor:
+        """``v (g / |v|)``, and zero where ``v`` is."""
         length = lengths(v, self.dim)
-        return v * (g / torch.where(length > 0, length, torch.ones_like(length)))
+        return v * (g / torch.where(length > 0, length, 1.0))
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        return Preimage((value, lengths(value, self.dim)))
+        """The value itself and its lengths."""
+        exact = lengths(value.double(), self.dim)
+        is_safe = (exact >= SAFE[0]) & (exact <= SAFE[1])
+        direction = torch.where(is_safe, value, value / torch.where(exact > 0, exact, 1.0) + (exact == 0)).to(
+            value.dtype
+        )
+        length = torch.where(is_safe, lengths(direction, self.dim), exact)
+        return Preimage((direction, length.clamp_max(torch.finfo(value.dtype).max).to(value.dtype)))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
+        """Zero: every tensor is admissible."""
         return 0.0

@@ -9,7 +9,7 @@ from torch import Tensor
 from computed.constraint import IteratedConstraint, Preimage, state_dtype
 from computed.constraints.describing import Described
 from computed.constraints.measuring import worst
-from computed.constraints.refusing import resolved_dim, why_not_matrix, whole_number
+from computed.constraints.refusing import resolved_dim, whole_number, why_not_matrix
 from computed.linalg import (
     as_matrix,
     cayley_retraction,
@@ -21,26 +21,27 @@ from computed.linalg import (
 )
 from computed.site import Site
 
-# How far from its base a value may go: at this length of the step (times the root of the number of columns), turning
-# every column by 160 degrees, float32 still inverts what the retraction inverts.
+# How long a step may be, in units of the root of the number of columns. It lets all columns turn by 165
+# degrees at once, and float32 still inverts what the retraction inverts.
 REACH = 16.0
 
 
 class Orthogonal(Described, IteratedConstraint):
     """Orthonormal columns, or orthonormal rows where there are fewer of them: ``QᵀQ = I`` for ``Q`` (m, n), m >= n.
 
-    ``value = Q(raw - base)``, a step from a fixed orthonormal ``base`` along the tangent part of ``raw - base``, by the
-    Cayley retraction (`computed.linalg.cayley_retraction`). To first order the value moves as the raw does. At
-    insertion both are the weight's polar factor, the nearest orthonormal matrix, and a weight that is orthonormal
-    already is kept bit for bit. Every raw gives an orthonormal value, zero and singular ones too, and the map is smooth:
+    ``value = Q(raw - base)``, a step from a fixed orthonormal ``base`` along the tangent part of ``raw -
+    base``, by the Cayley retraction (`computed.linalg.cayley_retraction`). To first order the value moves as
+    the raw does. At insertion both are the weight's polar factor, the nearest orthonormal matrix, and a
+    weight that is orthonormal already is kept bit for bit. Every raw gives an orthonormal value, zero and
+    singular ones too, and the map is smooth:
     without a base no such map could exist, for orthonormal matrices cannot be contracted to one of them.
 
-    The matrix is (out, in * k) for a convolution; ``dim`` says where rows run where the host does not. Computed in at
-    least float32, accurate to about ``2e-6`` there; ``base`` stays in float32 under casts.
+    The matrix is (out, in * k) for a convolution; ``dim`` says where rows run where the host does not.
+    Computed in at least float32, accurate to about ``2e-6`` there; ``base`` stays in float32 under casts.
 
-    Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, section 2.2; for
-    the fixed base, Lezcano-Casado, "Trivializations for gradient-based optimization on manifolds", 2019
-    (arXiv:1909.09501), section 4.
+    Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, section
+    2.2; for the fixed base, Lezcano-Casado, "Trivializations for gradient-based optimization on manifolds",
+    2019 (arXiv:1909.09501), section 4.
 
     Example:
         >>> from computed.parameter import ComputedParameter
@@ -89,8 +90,9 @@ class Orthogonal(Described, IteratedConstraint):
         length = step.square().sum() / start.shape[1]
         step = step * torch.rsqrt(1 + length / REACH**2)
         value = cayley_retraction(start, step)
-        # errors grow with the length of the step; at the base there is none, and the base is kept as it is
-        value = value + (newton_schulz_correction(value) * (length / (0.01 + length)).clamp_max(1.0)).detach()
+        # errors grow with the step; where there is none, the base is kept as it is (and `length` may be
+        # infinite)
+        value = value + (newton_schulz_correction(value) * (1 - 0.01 / (0.01 + length))).detach()
         return like_weight(value.t() if wide else value, raw, self.rows)
 
     def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
@@ -118,7 +120,7 @@ class Orthogonal(Described, IteratedConstraint):
         if not prefix and state[0] is not self.base:
             super()._write(prefix, state)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Orthogonal":  # noqa: FBT001, FBT002 - torch's signature
+    def _apply(self, fn: Any, recurse: bool = True) -> "Orthogonal":
         before = self._buffers.get("base")
         super()._apply(fn, recurse)
         if before is not None and self.base.dtype != before.dtype:
@@ -144,7 +146,7 @@ class Orthogonal(Described, IteratedConstraint):
         matrix = as_matrix(value, self.rows)
         if not self._is_orthonormal(matrix):
             value = like_weight(polar_factor(matrix), value, self.rows)
-        return Preimage((value,), (value,))
+        return Preimage((value,), (value.clone(),))
 
     def _is_orthonormal(self, matrix: Tensor) -> bool:
         return orthonormality_error(in_double(matrix)) <= 16 * torch.finfo(matrix.dtype).eps

@@ -30,7 +30,9 @@ def why_not_dim(name: str, site: Site, dim: int | None) -> str | None:
     if shape is None or dim is None or -len(shape) <= dim < len(shape):
         return None
     has = f"dimensions 0 to {len(shape) - 1}" if shape else "no dimensions"
-    return f"{name} was given dim={dim}, but shape {tuple(shape)} has {has}; give another dim or {exempt(site)}"
+    return (
+        f"{name} was given dim={dim}, but shape {tuple(shape)} has {has}; give another dim or {exempt(site)}"
+    )
 
 
 def why_not_matrix(name: str, site: Site, dim: int | None) -> str | None:
@@ -54,8 +56,8 @@ def why_not_matrix(name: str, site: Site, dim: int | None) -> str | None:
 def resolved_dim(site: Site, dim: int | None) -> int | None:
     """The dimension that the rows of the weight's matrix run along, as an index from 0.
 
-    Where nothing was said: that of the outputs for a convolution, so 1 where it is transposed; None for a matrix, whose
-    rows need no saying.
+    Where nothing was said: that of the outputs for a convolution, so 1 where it is transposed; None for a
+    matrix, whose rows need no saying.
     """
     if site.shape is None:
         return dim

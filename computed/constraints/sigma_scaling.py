@@ -8,10 +8,11 @@ from torch import Tensor
 from computed.linalg import as_matrix
 
 
-def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:  # noqa: FBT001 - scripted as it stands
+def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:
     """``target / sigma``, at most 1 where it ``caps``. Below ``eps``, ``sigma`` counts as ``eps``.
 
-    A cap leaves what exceeds the target by rounding errors only as it is, so that a capped weight is not capped again.
+    A cap leaves what exceeds the target by rounding errors only as it is, so that a capped weight is not
+    capped again.
     """
     scale = target / sigma.clamp_min(eps)
     if caps:
@@ -20,7 +21,9 @@ def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:  #
     return scale
 
 
-def scaled_by_sigma(raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool) -> Tensor:  # noqa: FBT001
+def scaled_by_sigma(
+    raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool
+) -> Tensor:
     """``raw * scale_of(uᵀ W v)``, where ``W`` is the matrix of ``raw`` with rows along ``rows``; for graphs."""
     sigma = torch.dot(u, torch.mv(as_matrix(raw, rows), v))
     return raw * scale_of(sigma, target, eps, caps)
@@ -29,15 +32,15 @@ def scaled_by_sigma(raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float,
 class SigmaScaling(torch.autograd.Function):
     """`scaled_by_sigma` with its derivative in 6 passes over the weight instead of 16.
 
-    With ``s`` the scale and ``s'`` its derivative by sigma, the gradient of ``W`` is ``s G + s' <G, W> u vᵀ``: ``u`` and
-    ``v`` are constants, as in Miyato et al., 2018 (arXiv:1802.05957), equation 9.
+    With ``s`` the scale and ``s'`` its derivative by sigma, the gradient of ``W`` is ``s G + s' <G, W> u
+    vᵀ``: ``u`` and ``v`` are constants, as in Miyato et al., 2018 (arXiv:1802.05957), equation 9.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool  # noqa: FBT001
+    def forward(
+        raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The value, the scale and its derivative."""
         scale, slope = _scale_and_slope(raw, u, v, rows, target, eps, caps)
@@ -54,7 +57,7 @@ class SigmaScaling(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The gradient of ``raw``; where it is differentiated again, scale and slope are functions of ``raw``."""
         raw, u, v, scale, slope = ctx.saved_tensors
         rows = ctx.settings[0]
@@ -80,7 +83,7 @@ class SigmaScaling(torch.autograd.Function):
 
 
 def _scale_and_slope(
-    raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool  # noqa: FBT001
+    raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool
 ) -> tuple[Tensor, Tensor]:
     sigma = torch.dot(u, torch.mv(as_matrix(raw, rows), v))
     scale = scale_of(sigma, target, eps, caps)

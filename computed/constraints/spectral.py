@@ -9,7 +9,7 @@ from torch import Tensor
 
 from computed.constraint import IteratedConstraint, Preimage
 from computed.constraints.describing import Described
-from computed.constraints.refusing import require, resolved_dim, why_not_matrix, whole_number
+from computed.constraints.refusing import require, resolved_dim, whole_number, why_not_matrix
 from computed.constraints.sigma_scaling import SigmaScaling, scaled_by_sigma
 from computed.linalg import as_matrix, like_weight
 from computed.singular_values import even, largest_singular_value, leading_vectors, power_steps
@@ -22,13 +22,14 @@ SAFE = (1e-15, 1e15)
 class Spectral(Described, IteratedConstraint):
     """The largest singular value is set to ``norm``, or capped at ``bound``; 1.0 where nothing is said.
 
-    ``value = W * norm / s`` or ``W * min(1, bound / s)``, where ``s = uᵀ W v`` and ``W`` (m, n) is the weight with its
-    rows along ``dim``: (out, in * k) for a convolution. A weight that is under the bound already is kept bit for bit.
+    ``value = W * norm / s`` or ``W * min(1, bound / s)``, where ``s = uᵀ W v`` and ``W`` (m, n) is the weight
+    with its rows along ``dim``: (out, in * k) for a convolution. A weight that is under the bound already is
+    kept bit for bit.
 
-    In training ``u`` (m) and ``v`` (n) take ``n_power_iterations`` steps of the power iteration with each evaluation,
-    from where the last optimizer step left them, and are constants of the derivative; ``s`` is then an estimate from
-    below. In eval they are converged: the largest singular value holds to 1e-3, and to about 1e-6 as a rule. This is
-    the matrix's norm, which is not the operator norm of a convolution.
+    In training ``u`` (m) and ``v`` (n) take ``n_power_iterations`` steps of the power iteration with each
+    evaluation, from where the last optimizer step left them, and are constants of the derivative; ``s`` is
+    then an estimate from below. In eval they are converged: the largest singular value holds to 1e-3, and to
+    about 1e-6 as a rule. This is the matrix's norm, which is not the operator norm of a convolution.
 
     Args:
         norm: what the largest singular value is set to.
@@ -37,15 +38,15 @@ class Spectral(Described, IteratedConstraint):
         eps: a largest singular value below this counts as this; a zero weight stays zero.
         dim: where rows run; by default 0, but 1 for transposed convolutions, as in torch.
 
-    The projection scales the weight, which no other admissible weight beats in the spectral norm. It is computed in at
-    least float32; ``u`` and ``v`` stay there under casts.
+    The projection scales the weight, which no other admissible weight beats in the spectral norm. It is
+    computed in at least float32; ``u`` and ``v`` stay there under casts.
 
     Errors:
         ValueError: both ``norm`` and ``bound``, or numbers that are not positive.
 
-    Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018 (arXiv:1802.05957),
-    equation 8 and algorithm 1; for the cap, Gouk et al., "Regularisation of neural networks by enforcing Lipschitz
-    continuity", 2018 (arXiv:1804.04368), equation 14.
+    Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018
+    (arXiv:1802.05957), equation 8 and algorithm 1; for the cap, Gouk et al., "Regularisation of neural
+    networks by enforcing Lipschitz continuity", 2018 (arXiv:1804.04368), equation 14.
 
     Example:
         >>> from computed.parameter import ComputedParameter
@@ -75,7 +76,10 @@ class Spectral(Described, IteratedConstraint):
         dim: int | None = None,
     ) -> None:
         super().__init__()
-        require(norm is None or bound is None, f"spectral takes norm or bound, got norm={norm!r} and bound={bound!r}")
+        require(
+            norm is None or bound is None,
+            f"spectral takes norm or bound, got norm={norm!r} and bound={bound!r}",
+        )
         target = bound if bound is not None else 1.0 if norm is None else norm
         name = "norm" if bound is None else "bound"
         require(0 < target < math.inf, f"spectral needs a positive finite {name}, got {target!r}")
@@ -83,14 +87,20 @@ class Spectral(Described, IteratedConstraint):
         self.caps = bound is not None
         self.target = float(target)
         self.n_power_iterations = whole_number("spectral: n_power_iterations", n_power_iterations)
-        require(self.n_power_iterations > 0, f"spectral needs n_power_iterations >= 1, got {n_power_iterations!r}")
+        require(
+            self.n_power_iterations > 0, f"spectral needs n_power_iterations >= 1, got {n_power_iterations!r}"
+        )
         self.eps = float(eps)
         self.dim = None if dim is None else whole_number("spectral: dim", dim)
         self.rows = self.dim or 0
 
     def settings(self) -> dict[str, object]:
         """Norm or bound, and what is not at its default."""
-        given: dict[str, object] = {"n_power_iterations": self.n_power_iterations, "eps": self.eps, "dim": self.dim}
+        given: dict[str, object] = {
+            "n_power_iterations": self.n_power_iterations,
+            "eps": self.eps,
+            "dim": self.dim,
+        }
         defaults = {"n_power_iterations": 1, "eps": 1e-12, "dim": None}
         others = {name: value for name, value in given.items() if value != defaults[name]}
         return {"bound" if self.caps else "norm": self.target} | others

@@ -151,9 +151,7 @@ class Automaton:
         return len(self._nodes) - 1
 
     def _follow(self, state: State, char: str) -> State:
-        reached = (
-            target for node in state.nodes for allowed, target in self._nodes[node].edges if char in allowed
-        )
+        reached = (target for node in state.nodes for allowed, target in self._nodes[node].edges if char in allowed)
         return state.following.setdefault(char, self._state(reached))
 
     def _state(self, nodes: Iterable[int]) -> State:

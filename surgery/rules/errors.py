@@ -12,9 +12,7 @@ class PatternError(ValueError):
 
     # The pattern and the position have defaults since unpickling calls an error with its message alone.
     def __init__(self, reason: str, pattern: str | None = None, position: int = 0) -> None:
-        super().__init__(
-            reason if pattern is None else f"pattern {pattern!r}, column {position + 1}: {reason}"
-        )
+        super().__init__(reason if pattern is None else f"pattern {pattern!r}, column {position + 1}: {reason}")
         self.reason = reason
         self.pattern = pattern
         self.position = position

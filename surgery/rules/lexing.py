@@ -8,6 +8,7 @@ from surgery.rules.automaton import IN_NAME, Characters
 from surgery.rules.errors import PatternError
 
 DEEPEST = 20
+NO_CHARACTERS = Characters()
 
 
 class Kind(Enum):
@@ -30,7 +31,7 @@ class Token:
     kind: Kind
     at: int
     depth: int
-    characters: Characters = Characters()
+    characters: Characters = NO_CHARACTERS
 
 
 MARKS = {".": Kind.DOT, "*": Kind.STAR, "?": Kind.ONE, "{": Kind.OPEN, "}": Kind.CLOSE, "@": Kind.AT}

@@ -88,9 +88,7 @@ class Pattern:
 def _expression(text: str) -> re.Pattern[str]:
     begin = len(EXPRESSION)
     if len(text) == begin:
-        raise PatternError(
-            "no regular expression follows 're:'; write 're:.*' for every parameter", text, begin
-        )
+        raise PatternError("no regular expression follows 're:'; write 're:.*' for every parameter", text, begin)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # sets that may once nest mean today what they say

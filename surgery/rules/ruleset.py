@@ -64,9 +64,7 @@ class RuleSet:
         return found
 
     @classmethod
-    def read(
-        cls, rules: "Mapping[str, object] | Iterable[tuple[str, object]]"
-    ) -> "tuple[RuleSet, tuple[str, ...]]":
+    def read(cls, rules: "Mapping[str, object] | Iterable[tuple[str, object]]") -> "tuple[RuleSet, tuple[str, ...]]":
         """The rules that can be read, and one text for each problem of those that cannot."""
         good: list[Rule] = []
         problems: list[str] = []
