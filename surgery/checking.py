@@ -11,6 +11,7 @@ from computed.evaluation import last_arguments
 from computed.parameter import ComputedParameter
 from surgery.finding import Found, find
 from surgery.tables import Tabular
+from surgery.wording import folded
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Check(Tabular):
     def lines(self) -> list[tuple[str, ...]]:
         """The cells of the table."""
         return [
-            (row.name, row.constraint, _number(row.violation), _number(row.tolerance), row.verdict) for row in self.rows
+            (folded(row.name), row.constraint, _number(row.violation), _number(row.tolerance), row.verdict) for row in self.rows
         ]
 
     def footer(self) -> list[str]:

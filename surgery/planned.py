@@ -13,7 +13,7 @@ from surgery.planning import Draft, Options, Rules, draft
 from surgery.proposal import Action, PlannedSite
 from surgery.tables import Tabular
 from surgery.undoing import Undo
-from surgery.wording import bytes_text, cells, heads, trainable_text
+from surgery.wording import bytes_text, heads, rows_text, trainable_text
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class Plan(Tabular):
 
     def lines(self) -> list[tuple[str, ...]]:
         """The cells of the table."""
-        return [cells(row) for row in self.sites]
+        return rows_text(self.sites)
 
     def footer(self) -> list[str]:
         """Totals, memory, notes and problems."""

@@ -5,6 +5,7 @@ import html
 import io
 import shutil
 import sys
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -60,7 +61,9 @@ class Tabular(abc.ABC):
             return list(below)
         table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
         for position, head in enumerate(self.columns()):
-            table.add_column(head, overflow="fold", justify="left" if position < 2 else "right")
+            # the first column holds names, folded by whoever wrote them: the others give way
+            justify: Literal["left", "right"] = "left" if position < 2 else "right"
+            table.add_column(head, overflow="fold", justify=justify, no_wrap=position == 0)
         for line in lines:
             table.add_row(*(Text(cell) for cell in line))
         return [table, *below]

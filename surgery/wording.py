@@ -1,8 +1,12 @@
 """How a plan's numbers are written in its table."""
 
+from collections.abc import Sequence
+
 from surgery.proposal import Action, PlannedSite
 
-LONGEST_LINE = 34
+LONGEST_LINE = 30
+LISTED = 3
+QUIET = (Action.FREEZE, Action.EXEMPT, Action.ALREADY)
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -17,6 +21,25 @@ def cells(row: PlannedSite) -> tuple[str, ...]:
     ties = "".join(f"\n= {folded(alias)}" for alias in row.site.aliases)
     name = f"{folded(row.name)}{ties}\n  {row.site.host_type.__name__} {shape}"
     return name, constraint_text(row), numbers_text(row), moved_text(row), sigma_text(row)
+
+
+def rows_text(rows: Sequence[PlannedSite]) -> list[tuple[str, ...]]:
+    """The cells of all rows; what one rule freezes, exempts or finds done already in many places is one line."""
+    groups: dict[tuple[object, ...], list[PlannedSite]] = {}
+    for position, row in enumerate(rows):
+        quiet = row.action in QUIET
+        groups.setdefault((row.action, row.rule, row.constraint) if quiet else (position,), []).append(row)
+    lines: list[tuple[str, ...]] = []
+    for group in groups.values():
+        lines += [summary(group)] if len(group) > LISTED else [cells(row) for row in group]
+    return lines
+
+
+def summary(group: Sequence[PlannedSite]) -> tuple[str, ...]:
+    """One line for the rows of one rule that change no value."""
+    first = group[0]
+    total = sum(row.parameters_before for row in group)
+    return f"{len(group)} parameters", f"{constraint_text(first)}\nby {first.rule!r}", f"{total:,}", "", ""
 
 
 def folded(name: str) -> str:
