@@ -196,4 +196,5 @@ class IteratedConstraint(Constraint):
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which values are computed and state is kept: at least float32."""
-    return torch.promote_types(dtype, torch.float32)
+    # not torch.promote_types, which an exported graph would record as an operation
+    return torch.float64 if dtype is torch.float64 else torch.float32

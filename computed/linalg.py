@@ -1,4 +1,4 @@
-"""Matrices: a weight as a matrix, its polar factor, and a retraction onto matrices with orthonormal columns."""
+"""Matrices: a weight as a matrix, its polar factor, a retraction onto orthonormal columns."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,8 @@ from torch import Tensor
 
 def as_matrix(weight: Tensor, dim: int) -> Tensor:
     """``weight`` as a matrix whose rows run along ``dim``: (out, in * k) of a convolution (out, in, k)."""
-    return weight.movedim(dim, 0).flatten(1)
+    rows_first = weight.movedim(dim, 0)
+    return rows_first.reshape(rows_first.shape[0], -1)  # flatten has no rule for batched cotangents
 
 
 def like_weight(matrix: Tensor, weight: Tensor, dim: int) -> Tensor:
@@ -76,7 +77,7 @@ def cayley_retraction(base: Tensor, delta: Tensor) -> Tensor:
 
 
 def newton_schulz_correction(matrix: Tensor) -> Tensor:
-    """What one Newton-Schulz step adds to ``matrix`` (m, n; m >= n): an error ``e`` of ``QᵀQ - I`` becomes ``e²``.
+    """What one Newton-Schulz step adds to ``Q`` (m, n; m >= n): an error ``e`` of ``QᵀQ - I`` becomes ``e²``.
 
     Reference: Björck and Bowie, "An iterative algorithm for computing the best estimate of an orthogonal
     matrix", 1971.

@@ -31,7 +31,9 @@ class Metadata(Frame):
 
     def first_raw(self) -> Tensor | None:
         """The first raw, or the first parameter of a module without inputs, or None."""
-        return next(iter(self.parameters()), None)
+        # raws first: walking `parameters` hashes modules, and compiled code would be compiled anew for each object
+        raws = self.raw_tensors()
+        return raws[0] if raws else next(iter(self.parameters()), None)
 
     @property
     def ndim(self) -> int:

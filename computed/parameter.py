@@ -86,6 +86,13 @@ class ComputedParameter(Reading):
             self.settle()
         return self
 
+    def __prepare_scriptable__(self) -> "ComputedParameter":
+        """Refuse to be compiled by torch.jit.script, which knows no `__torch_function__`."""
+        raise ComputedParameterError(
+            f"{self.called()}: torch.jit.script cannot compile a model with computed parameters; "
+            f"make it plain first: surgery.bake(model)"
+        )
+
     def _apply(self, fn: Any, recurse: bool = True) -> "ComputedParameter":
         self.absorb()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -56,8 +56,11 @@ class GuardedModules(dict[str, Any]):
     def __setitem__(self, name: str, module: Any) -> None:
         if name in self.computed and not isinstance(module, ComputedParameter):
             raise self._refusal(name, f"assigning {type(module).__name__}")
+        # who replaces children while walking them (torch.jit does) must find the order unchanged
+        is_new = name not in self
         dict.__setitem__(self, name, module)
-        self._computed_last()
+        if is_new:
+            self._computed_last()
 
     def __delitem__(self, name: str) -> None:
         if name in self.computed:

@@ -35,7 +35,7 @@ def generator_for(value: Tensor, role: str, seed: int | None = None) -> torch.Ge
 
 
 def kaiming_uniform(shape: torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
-    """Uniform in ±1/sqrt(fan_in), as `nn.Linear` and `nn.Conv2d` start; fan_in is the product of ``shape[1:]``.
+    """Uniform in ±1/sqrt(fan_in), as layers of torch start; fan_in is the product of ``shape[1:]``.
 
     Drawn in float32 in main memory, so that the numbers do not depend on the device; given in the dtype and
     on the device of ``like``.

@@ -1,4 +1,4 @@
-"""The largest singular value: one warm power step for training, convergence for eval, exactness for checks."""
+"""The largest singular value: a warm power step for training, convergence for eval, exactness for checks."""
 
 import math
 
@@ -40,7 +40,7 @@ def power_steps(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tuple[Tenso
 
 
 def leading_vectors(matrix: Tensor, start: Tensor | None = None, rounds: int = 1) -> tuple[Tensor, Tensor]:
-    """The singular vectors ``u`` (m), ``v`` (n) of the largest singular value of ``matrix`` (m, n), converged.
+    """The converged singular vectors ``u`` (m), ``v`` (n) of the largest singular value of a matrix (m, n).
 
     By the Gram matrix in float64 where a side is small, else by ``rounds`` times `LANCZOS_STEPS` steps from
     ``start``, an estimate of ``v``. Nothing branches on numbers, so it runs under `torch.func` transforms. A
@@ -56,7 +56,7 @@ def leading_vectors(matrix: Tensor, start: Tensor | None = None, rounds: int = 1
 
 
 def gram_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The leading singular vectors from the eigenvectors of ``W Wᵀ`` or ``Wᵀ W``, whichever is smaller, in float64."""
+    """The leading singular vectors by eigenvectors of the smaller of ``W Wᵀ`` and ``Wᵀ W``, in float64."""
     exact = scaled_to_one(in_double(matrix))[0]
     wide = exact.shape[0] <= exact.shape[1]
     small = exact if wide else exact.T
@@ -68,7 +68,7 @@ def gram_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lanczos_vectors(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """`LANCZOS_STEPS` steps of Golub-Kahan bidiagonalisation from ``v``, reorthogonalised twice; both vectors of the top.
+    """The leading singular vectors by `LANCZOS_STEPS` steps of Golub-Kahan bidiagonalisation from ``v``.
 
     Reference: Golub and Kahan, "Calculating the singular values and pseudo-inverse of a matrix", 1965; Simon
     and Zha, "Low-rank matrix approximation using the Lanczos bidiagonalization process", 2000, for
@@ -87,7 +87,7 @@ def lanczos_vectors(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tenso
 
 
 def largest_singular_value(matrix: Tensor) -> float:
-    """The largest singular value, exact to rounding in float64: the root of the Gram matrix's largest eigenvalue.
+    """The largest singular value, exact to rounding, from the Gram matrix's largest eigenvalue in float64.
 
     Infinite where a number is not finite.
     """
@@ -104,9 +104,10 @@ def even(like: Tensor) -> Tensor:
 
 
 def _generic(like: Tensor) -> Tensor:
-    """A fixed vector of length about one without structure that weights have: fractional parts of golden multiples."""
+    """A fixed vector of length about one, without the structure of a weight: parts of golden multiples."""
     multiples = torch.arange(len(like), device=like.device, dtype=torch.float32) * 0.6180339887
-    return ((multiples % 1.0 - 0.4) * (10 / len(like)) ** 0.5).to(like.dtype)
+    parts: Tensor = multiples % 1.0 - 0.4
+    return (parts * math.sqrt(10 / len(like))).to(like.dtype)
 
 
 def _new_direction(known: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,4 +122,5 @@ def _new_direction(known: Tensor, vector: Tensor) -> tuple[Tensor, Tensor]:
     length: Tensor = torch.linalg.vector_norm(remainder)
     is_new = length > 32 * torch.finfo(vector.dtype).eps * torch.linalg.vector_norm(vector)
     zero = torch.zeros_like(vector)
-    return torch.where(is_new, unit(remainder, zero), zero), torch.where(is_new, length, 0.0)
+    direction = torch.where(is_new, unit(remainder, zero), zero)
+    return direction, torch.where(is_new, length, torch.zeros_like(length))

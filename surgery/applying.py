@@ -66,7 +66,7 @@ def _freeze(row: PlannedSite) -> None:
     if isinstance(subject, ComputedParameter):
         subject.requires_grad = False
     else:
-        subject.requires_grad_(False)
+        subject.requires_grad = False  # not requires_grad_, which a parameter without a shape refuses
 
 
 def set_mode(parameter: ComputedParameter, *, training: bool) -> None:

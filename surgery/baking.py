@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from computed.parameter import ComputedParameter
 from computed.placement import put_back
 from surgery.finding import Found, find
+from surgery.history import release_disturbed
 from surgery.listing import found_computed
 from surgery.proposing import numbers
 
@@ -44,6 +45,7 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.Mo
     before = sum(numbers(one.subject)[0] for one in chosen)
     for one, value in values:
         _bake(one, value)
+    release_disturbed(model)
     _report(len(values), total, before, sum(value.numel() for _, value in values))
     return model
 

@@ -50,26 +50,24 @@ def plain(model: nn.Module, own: "OrderedDict[str, Any]") -> "OrderedDict[str, A
         for name in modules.computed:
             parameter = modules[name]
             key = prefix + name
+            # a host's entries stand together: where they begin, also where the raws are all that it has
+            start = next((i for i, (other, _) in enumerate(entries) if other.startswith(prefix)), len(entries))
             entries = [entry for entry in entries if not entry[0].startswith(key + ".")]
             _drop(metadata, key)
             if parameter.persistent:
                 if id(parameter) not in values:
                     values[id(parameter)] = parameter.baked_value()
-                position = _position(entries, prefix, name, [*modules.order, *modules.buffers])
-                entries.insert(position, (key, values[id(parameter)]))
+                earlier = _earlier(name, [*modules.order, *modules.buffers], prefix)
+                behind = [index + 1 for index, (other, _) in enumerate(entries) if other in earlier]
+                entries.insert(behind[-1] if behind else start, (key, values[id(parameter)]))
     found: OrderedDict[str, Any] = OrderedDict(entries)
     found._metadata = metadata  # type: ignore[attr-defined] # as Module.state_dict does
     return found
 
 
-def _position(entries: list[tuple[str, Any]], prefix: str, name: str, order: list[str]) -> int:
-    """Behind the nearest of its host's own tensors that come before it, else in front of all that its host has."""
-    earlier = {prefix + other for other in order[: order.index(name)]}
-    behind = [index for index, (key, _) in enumerate(entries) if key in earlier]
-    if behind:
-        return behind[-1] + 1
-    inside = (index for index, (key, _) in enumerate(entries) if key.startswith(prefix))
-    return next(inside, len(entries))
+def _earlier(name: str, order: list[str], prefix: str) -> set[str]:
+    """The keys of its host's own tensors that come before it."""
+    return {prefix + other for other in order[: order.index(name)]}
 
 
 def _drop(metadata: dict[str, Any], key: str) -> None:

@@ -1,6 +1,7 @@
 """Whether a model is still the one that a plan was made for: the same tensors, names and bits."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -9,21 +10,30 @@ from computed.watching import UnwatchableError, same_bits, snapshot
 from surgery.finding import Found, find
 
 
+class Standing(NamedTuple):
+    """One tensor under its names: which object, in which modules, and whether it is trained."""
+
+    names: tuple[str, ...]
+    subject: int
+    hosts: tuple[int, ...]
+    requires_grad: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """What stood where, and its bits where a plan depends on them."""
 
-    standing: tuple[tuple[tuple[str, ...], int, bool], ...]
+    standing: tuple[Standing, ...]
     bits: tuple[tuple[str, Tensor, "_Kept"], ...]
 
     def changes(self, model: nn.Module) -> str | None:
         """What has changed in ``model`` since, or None."""
-        now = {names: (key, needs_grad) for names, key, needs_grad in standing(find(model))}
-        for names, key, needs_grad in self.standing:
-            if names not in now:
-                return f"{names[0]} is gone or tied otherwise"
-            if now[names] != (key, needs_grad):
-                return f"{names[0]} is another object, or its requires_grad was set"
+        now = {one.names: one for one in standing(find(model))}
+        for one in self.standing:
+            if one.names not in now:
+                return f"{one.names[0]} is gone or tied otherwise"
+            if now[one.names] != one:
+                return f"{one.names[0]} or its module is another object, or its requires_grad was set"
         if len(now) != len(self.standing):
             return "parameters were added"
         return next((f"the values of {name} changed" for name, tensor, kept in self.bits if not kept(tensor)), None)
@@ -35,9 +45,12 @@ def evidence_of(found: tuple[Found, ...], planned: tuple[Found, ...]) -> Evidenc
     return Evidence(standing(found), tuple(bits))
 
 
-def standing(found: tuple[Found, ...]) -> tuple[tuple[tuple[str, ...], int, bool], ...]:
-    """Names, object and trainability of each find."""
-    return tuple((one.site.names, id(one.subject), one.site.requires_grad) for one in found)
+def standing(found: tuple[Found, ...]) -> tuple[Standing, ...]:
+    """What stands where, as far as comparing needs it."""
+    return tuple(
+        Standing(one.site.names, id(one.subject), tuple(id(place.host) for place in one.places), one.site.requires_grad)
+        for one in found
+    )
 
 
 def _tensors(found: Found) -> list[tuple[str, Tensor]]:

@@ -1,6 +1,6 @@
 """Every parameter of a model that rules can be about: one find for each tensor, with all its names and hosts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,9 +65,9 @@ def hosts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
         if isinstance(host, ComputedParameter):
             continue
         yield host, prefix
-        children = [(child, f"{prefix}{name}.") for name, child in host._modules.items() if child is not None]
         # torch keeps the raws of its own parametrizations under this name: they are never sites
-        stack += [(child, path) for child, path in reversed(children) if not path.endswith("parametrizations.")]
+        children = [(name, child) for name, child in host._modules.items() if name != "parametrizations"]
+        stack += [(child, f"{prefix}{name}.") for name, child in reversed(children) if child is not None]
 
 
 def own_subjects(host: nn.Module) -> list[tuple[str, Tensor | ComputedParameter]]:
@@ -77,20 +77,22 @@ def own_subjects(host: nn.Module) -> list[tuple[str, Tensor | ComputedParameter]
 
 def _parameters(host: nn.Module) -> Iterator[tuple[str, Tensor | ComputedParameter]]:
     modules = host._modules
-    order: Sequence[str] = modules.order if isinstance(modules, GuardedModules) else ()
-    later = [name for name in host._parameters if name not in order]
-    for name in (*order, *later):
-        subject = host._parameters.get(name, modules.get(name))
-        if isinstance(subject, Tensor | ComputedParameter):
-            yield name, subject
+    return _registered(host._parameters, modules, modules.order if isinstance(modules, GuardedModules) else ())
 
 
 def _buffers(host: nn.Module) -> Iterator[tuple[str, Tensor | ComputedParameter]]:
     modules = host._modules
-    order: Sequence[str] = modules.buffers if isinstance(modules, GuardedModules) else ()
-    later = [name for name in host._buffers if name not in order]
-    for name in (*order, *later):
-        subject = host._buffers.get(name, modules.get(name))
+    return _registered(host._buffers, modules, modules.buffers if isinstance(modules, GuardedModules) else ())
+
+
+def _registered(
+    registry: Mapping[str, Tensor | None], modules: Mapping[str, nn.Module | None], order: Sequence[str]
+) -> Iterator[tuple[str, Tensor | ComputedParameter]]:
+    """What stands under the names of a registry: in original order, then what was registered since."""
+    # a scripted module's registries answer items() and little else
+    own = dict(registry.items())
+    for name in (*order, *[name for name in own if name not in order]):
+        subject = own[name] if name in own else modules.get(name)
         if isinstance(subject, Tensor | ComputedParameter):
             yield name, subject
 

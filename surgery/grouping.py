@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from computed.site import Site
+from surgery.rules.ruleset import written
 
 LISTED = 3
 
@@ -28,8 +29,7 @@ def grouped(troubles: Sequence[Trouble]) -> tuple[str, ...]:
 
 def _text(group: Sequence[Trouble], reason: str) -> str:
     first = group[0]
-    spec = first.spec if isinstance(first.spec, str) else type(first.spec).__name__
-    rule = f"rule {first.pattern!r}: {spec!r}"
+    rule = f"rule {first.pattern!r}: {written(first.spec)}"
     site = first.site
     if len(group) == 1:
         return f"{site.name} ({site.host_type.__name__}), {rule}: {reason.replace('{name}', repr(site.name))}"

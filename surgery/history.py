@@ -52,6 +52,14 @@ def history_of(module: nn.Module) -> list[Record]:
     return history.records if isinstance(history, History) else []
 
 
+def release_disturbed(model: nn.Module) -> None:
+    """Free what is kept for changes that a bake has overtaken."""
+    for module in model.modules():
+        for record in history_of(module):
+            if record.disturbed() is not None:
+                record.let_go()
+
+
 def drop(module: nn.Module, record: Record) -> None:
     """Forget ``record``; a module without records has no trace of them."""
     records = history_of(module)

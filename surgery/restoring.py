@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class KeptPlace:
     def restore(self) -> None:
         """Put back what stood there, in its old position."""
         host, name = self.place.host, self.place.attribute
-        if self._stands():
+        if self.stands():
             return
         modules = host._modules
         # whatever was done here began with the guard: without one, this place was not reached
@@ -66,7 +67,8 @@ class KeptPlace:
             modules.release(name)
         place(host, name, self.subject)
 
-    def _stands(self) -> bool:
+    def stands(self) -> bool:
+        """Whether the attribute still has what stood there."""
         host, name = self.place.host, self.place.attribute
         registry = host._buffers if self.buffer else host._parameters
         return registry.get(name, host._modules.get(name)) is self.subject
@@ -81,6 +83,7 @@ class Record:
     tensors: list[KeptTensor] = field(default_factory=list)
     made: list[tuple[Place, ComputedParameter]] = field(default_factory=list)
     also: list[Callable[[], None]] = field(default_factory=list)
+    lost: str | None = None
 
     def note(self, found: Found) -> None:
         """Record what stands at ``found`` before it is changed."""
@@ -88,7 +91,9 @@ class Record:
         if isinstance(subject, ComputedParameter):
             subject.forget()
             self.tensors += [keep(raw) for raw in subject.parameters()]
-        elif found.site.shape is not None:
+        elif found.site.shape is None:
+            self.also.append(partial(setattr, subject, "requires_grad", subject.requires_grad))
+        else:
             self.tensors.append(keep(subject))
         self.places += [KeptPlace(slot, subject, found.site.buffer) for slot in found.slots]
 
@@ -96,7 +101,8 @@ class Record:
         """Put everything back, last change first."""
         for kept_place in reversed(self.places):
             kept_place.restore()
-        for kept in self.tensors:
+        # last first here too: the places of a tie that is split share a tensor, and only the first found it as it was
+        for kept in reversed(self.tensors):
             kept.restore()
         for kept_place in self.places:
             if isinstance(kept_place.subject, ComputedParameter):
@@ -105,9 +111,22 @@ class Record:
             action()
         self.made.clear()
 
+    def let_go(self) -> None:
+        """Forget what is kept, which can no longer be put back, but for the reason."""
+        self.lost = self.disturbed()
+        self.places.clear()
+        self.tensors.clear()
+        self.also.clear()
+
     def disturbed(self) -> str | None:
-        """Which place no longer has what this apply put there, and how messages call it; None where all is as left."""
-        for place_, parameter in self.made:
-            if place_.host._modules.get(place_.attribute) is not parameter:
+        """Which place no longer has what this apply left there, by the name in messages; None where all is as left."""
+        if self.lost is not None:
+            return self.lost
+        made = {(id(place_.host), place_.attribute): parameter for place_, parameter in self.made}
+        for kept in self.places:
+            place_ = kept.place
+            parameter = made.get((id(place_.host), place_.attribute))
+            as_left = kept.stands() if parameter is None else place_.host._modules.get(place_.attribute) is parameter
+            if not as_left:
                 return place_.name
         return None

@@ -59,8 +59,8 @@ def undo(model: nn.Module) -> nn.Module:
     disturbed = record.disturbed()
     if disturbed is not None:
         raise UndoError(
-            f"{disturbed} no longer holds the computed parameter that the last apply put there (it was baked or "
-            f"replaced since), so that apply cannot be taken back; load the weights you want to have back"
+            f"{disturbed} no longer holds what the last apply left there (it was baked or replaced since), so that "
+            f"apply cannot be taken back; load the weights you want to have back"
         )
     record.restore()
     history.drop(owner, record)

@@ -60,6 +60,7 @@ class LoRA(Described, Constraint):
         Role("B", added=True),
     )
     factored_in_eval: ClassVar[bool] = True
+    alpha: float | None
 
     def __init__(
         self, rank: int, *, alpha: float | None = None, seed: int | None = None, dim: int | None = None
@@ -68,11 +69,10 @@ class LoRA(Described, Constraint):
         self.rank = whole_number("lora: rank", rank)
         require(self.rank >= 1, f"lora needs a rank of 1 or more, got {rank!r}")
         require(alpha is None or math.isfinite(alpha), f"lora needs a finite alpha, got {alpha!r}")
-        self.alpha = alpha
+        self.alpha = None if alpha is None else float(alpha)
         self.seed = None if seed is None else whole_number("lora: seed", seed)
         self.dim = None if dim is None else whole_number("lora: dim", dim)
         self.rows = self.dim or 0
-        self.scale = 1.0 if alpha is None else alpha / self.rank
 
     def settings(self) -> dict[str, object]:
         """Rank, and what else was given."""
@@ -94,9 +94,11 @@ class LoRA(Described, Constraint):
         rest = [size for dim, size in enumerate(shape) if dim != rows]
         return shape, torch.Size((self.rank, *rest)), torch.Size((shape[rows], self.rank))
 
-    def forward(self, base: Tensor, A: Tensor, B: Tensor) -> Tensor:  # noqa: N803 - the paper's names
-        """Subtract the negative product: a zero that is subtracted changes no bit, one that is added clears a sign."""
-        product = torch.mm(B * -self.scale, A.flatten(1))
+    def forward(self, base: Tensor, A: Tensor, B: Tensor) -> Tensor:
+        """Subtract the negative product: adding a zero would clear the sign of a negative zero."""
+        alpha = self.alpha
+        scale = 1.0 if alpha is None else alpha / self.rank
+        product = torch.mm(B * -scale, A.flatten(1))
         return base - product.view(base.movedim(self.rows, 0).shape).movedim(0, self.rows)
 
     def right_inverse(self, value: Tensor) -> Preimage:
@@ -112,7 +114,9 @@ class LoRA(Described, Constraint):
     def op_rule(self, op: Callable[..., Any]) -> Callable[..., Tensor] | None:
         """The rules for `F.linear` and convolutions, whose rows run along the first dimension."""
         rule = RULES.get(op)
-        return None if rule is None or self.rows != 0 else partial(rule, self.scale)
+        if rule is None or self.rows != 0:
+            return None
+        return partial(rule, 1.0 if self.alpha is None else self.alpha / self.rank)
 
 
 def _linear(scale: float, input: Tensor, weight: Factors, bias: Tensor | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Constraints from what is no constraint: a plain function, a Transform of `torch.distributions`."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -45,7 +46,7 @@ class FunctionConstraint(Constraint):
         return Preimage((value if self.inverse is None else _tensor_of(self.inverse, value),))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        """How far ``f(inverse(value))`` is from ``value``, relative to its largest entry; 0.0 without an inverse."""
+        """How far ``f(inverse(value))`` is from ``value``, relatively; 0.0 without an inverse."""
         return 0.0 if self.inverse is None else _distance(value, self.f(self.inverse(value)))
 
 
@@ -59,7 +60,8 @@ def function(f: Function, inverse: Function | None = None) -> FunctionConstraint
 
     Example:
         >>> from computed.parameter import ComputedParameter
-        >>> ComputedParameter.from_value(torch.tensor([1.0, 4.0]), function(torch.square, torch.sqrt)).tolist()
+        >>> square = function(torch.square, inverse=torch.sqrt)
+        >>> ComputedParameter.from_value(torch.tensor([1.0, 4.0]), square).tolist()
         [1.0, 4.0]
     """
     return FunctionConstraint(f, inverse)
@@ -144,7 +146,8 @@ def _tensor_of(f: Function, tensor: Tensor) -> Tensor:
 
 
 def _distance(value: Tensor, other: Tensor) -> float:
-    return worst((value - other).abs()) / max(worst(value.abs()), 1.0)
+    distance = worst((value - other).abs())
+    return distance / max(worst(value.abs()), 1.0) if math.isfinite(distance) else math.inf
 
 
 def _name(f: Function) -> str:

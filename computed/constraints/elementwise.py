@@ -1,5 +1,6 @@
-"""Positive, GreaterThan, Interval: bounds on every entry, strict in the dtype that the weight is stored in."""
+"""Positive, GreaterThan, Interval: bounds on every entry, strict in the dtype of the weight."""
 
+import abc
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -8,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from computed.constraint import Constraint, Preimage
+from computed.constraint import Preimage
 from computed.constraints.describing import Described
 from computed.constraints.measuring import worst
 from computed.constraints.refusing import exempt, require
+from computed.constraints.stored import Stored
+from computed.linalg import in_double
 from computed.site import Site
 
 TINIEST = torch.finfo(torch.float64).tiny
@@ -42,45 +45,36 @@ def saturated(dtype: torch.dtype) -> float:
     return -math.log(torch.finfo(dtype).tiny)
 
 
-class Stored(Described, Constraint):
-    """A constraint that depends on the dtype in which the value is stored, and keeps up with casts of the model."""
+class StrictlyBounded(Described, Stored):
+    """Bounds on every entry that hold strictly in the stored dtype, whose outermost numbers it finds."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stored = torch.float32
+    @abc.abstractmethod
+    def find_limits(self) -> None:
+        """Find the outermost admissible numbers of the dtype."""
 
-    def store_in(self, dtype: torch.dtype) -> None:
-        """Find the limits in ``dtype``."""
-        raise NotImplementedError
-
-    def bind(self, site: Site) -> None:
-        """Take the dtype of the site."""
-        self.store_in(site.dtype)
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set as a Module does; limits follow the bounds and the dtype, which is set last."""
+        super().__setattr__(name, value)
+        if name in ("bound", "low", "high", "stored") and "stored" in vars(self):
+            self.find_limits()
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """None: bounds are strict."""
         return 0.0
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Stored":
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.store_in(fn(torch.empty(0, dtype=self.stored)).dtype)
-        return self
 
-
-class Above(Stored):
-    """Every entry above ``bound``: ``value = floor + softplus(raw)`` with the smallest floor above the bound."""
+class Above(StrictlyBounded):
+    """Every entry above ``bound``: ``floor + softplus(raw)`` with the smallest floor above the bound."""
 
     def __init__(self, bound: float) -> None:
         super().__init__()
         require(math.isfinite(bound), f"{self.spec_name} needs a finite bound, got {bound!r}")
         self.bound = float(bound)
-        self.floor = self.bound
-        self.store_in(self.stored)
+        self.stored = torch.float32
 
-    def store_in(self, dtype: torch.dtype) -> None:
+    def find_limits(self) -> None:
         """Find the smallest number above the bound."""
-        self.stored = dtype
-        self.floor = next_above(self.bound, dtype)
+        self.floor = next_above(self.bound, self.stored)
 
     def why_not(self, site: Site) -> str | None:
         """It takes any float tensor, where its dtype has numbers above the bound."""
@@ -89,11 +83,11 @@ class Above(Stored):
         return f"{self!r} leaves no number of {site.dtype}; {exempt(site)}"
 
     def forward(self, raw: Tensor) -> Tensor:
-        """``floor + log(1 + exp(raw))``."""
-        return self.floor + functional.softplus(raw)
+        """``floor + log(1 + exp(raw))``; torch's own threshold of 20 is too low for float64."""
+        return self.floor + functional.softplus(raw, threshold=40.0)
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        """``y + log(1 - exp(-y))`` for ``y = value - floor``, without cancellation; the floor where that is outside."""
+        """``y + log(1 - exp(-y))`` for ``y = value - floor``, without cancellation; at the floor outside."""
         above = (value - self.floor).clamp(0.0, torch.finfo(value.dtype).max)
         raw = above + torch.log(-torch.expm1(-above))
         return Preimage((raw.clamp_min(-saturated(value.dtype)),))
@@ -102,7 +96,7 @@ class Above(Stored):
         """How far the lowest entry is below the bound; the tiniest number where it is at the bound."""
         if bool((value > self.bound).all()):
             return 0.0
-        return max(worst(self.bound - value.double()), TINIEST)
+        return max(worst(self.bound - in_double(value)), TINIEST)
 
 
 class Positive(Above):
@@ -154,7 +148,7 @@ class GreaterThan(Above):
         return {"bound": self.bound}
 
 
-class Interval(Stored):
+class Interval(StrictlyBounded):
     """Every entry between ``low`` and ``high``: ``value = lowest + (highest - lowest) sigmoid(raw)``.
 
     Strictly, in the dtype that the weight is stored in: ``lowest`` and ``highest`` are its outermost numbers
@@ -182,19 +176,16 @@ class Interval(Stored):
         )
         self.low = float(low)
         self.high = float(high)
-        self.lowest = self.low
-        self.highest = self.high
-        self.store_in(self.stored)
+        self.stored = torch.float32
 
     def settings(self) -> dict[str, object]:
         """Both bounds."""
         return {"low": self.low, "high": self.high}
 
-    def store_in(self, dtype: torch.dtype) -> None:
+    def find_limits(self) -> None:
         """Find the outermost numbers between the bounds."""
-        self.stored = dtype
-        self.lowest = next_above(self.low, dtype)
-        self.highest = next_below(self.high, dtype)
+        self.lowest = next_above(self.low, self.stored)
+        self.highest = next_below(self.high, self.stored)
 
     def why_not(self, site: Site) -> str | None:
         """It takes any float tensor, where its dtype has numbers between the bounds."""
@@ -221,5 +212,5 @@ class Interval(Stored):
         """How far the worst entry is outside; the tiniest number where it is at a bound."""
         if bool(((value > self.low) & (value < self.high)).all()):
             return 0.0
-        exact = value.double()
+        exact = in_double(value)
         return max(worst(torch.maximum(self.low - exact, exact - self.high)), TINIEST)

@@ -10,6 +10,8 @@ from computed.constraint import Constraint, Preimage, Role
 from computed.constraints.describing import Described
 from computed.constraints.measuring import worst
 from computed.constraints.refusing import exempt, require, whole_number, why_not_dim
+from computed.constraints.stored import Stored
+from computed.linalg import in_double
 from computed.site import Site
 
 # Lengths from which squares neither overflow nor vanish in float32; a direction outside is scaled to length
@@ -19,11 +21,14 @@ SAFE = (1e-15, 1e15)
 
 def slice_dims(ndim: int, axis: int | None) -> list[int]:
     """The dimensions of a slice: all but ``axis``, all where that is None."""
-    return [dim for dim in range(ndim) if axis is None or dim != axis % ndim]
+    dims = list(range(ndim))
+    if axis is not None:
+        dims.pop(axis % ndim)
+    return dims
 
 
 def lengths(tensor: Tensor, axis: int | None, order: float = 2.0) -> Tensor:
-    """The norm of every slice along ``axis`` (of the whole tensor for None), its dimensions kept with size one."""
+    """The norm of every slice along ``axis`` (of the whole tensor for None), with its dimensions kept."""
     dims = slice_dims(tensor.dim(), axis)
     if len(dims) == 0:
         return tensor.abs()
@@ -33,6 +38,8 @@ def lengths(tensor: Tensor, axis: int | None, order: float = 2.0) -> Tensor:
 
 class Sliced(Described, Constraint):
     """A constraint on slices along ``dim``; None means the whole tensor."""
+
+    dim: int | None
 
     def __init__(self, dim: int | None) -> None:
         super().__init__()
@@ -44,6 +51,7 @@ class Sliced(Described, Constraint):
 
     def bind(self, site: Site) -> None:
         """Count the dimension from the front."""
+        super().bind(site)
         if self.dim is not None and site.shape is not None:
             self.dim = self.dim % len(site.shape)
 
@@ -55,15 +63,15 @@ class Sliced(Described, Constraint):
 
 
 class UnitScale(Sliced):
-    """Every slice along ``dim`` has length one: ``value_i = x_i / |x_i|``; the whole tensor where ``dim`` is None.
+    """Every slice along ``dim`` has length one: ``value_i = x_i / |x_i|``; for None the whole tensor.
 
     For a weight (out, in) and ``dim=0`` slices are rows, for (out, in, k, k) filters. The projection is the
     nearest point. A slice shorter than ``eps`` counts as zero and gives the slice of equal entries. Computed
     in at least float32, without overflow.
 
     Errors:
-        ValueError: ``dim`` is no whole number, ``eps`` is not positive. A dimension that the weight does not
-            have is refused, and a vector with ``dim=0``, whose slices are single numbers.
+        ValueError: ``dim`` is no whole number, ``eps`` not between 0 and 1. A dimension that the weight does
+            not have is refused, and a vector with ``dim=0``, whose slices are single numbers.
 
     Example:
         >>> from computed.parameter import ComputedParameter
@@ -75,7 +83,7 @@ class UnitScale(Sliced):
 
     def __init__(self, dim: int | None = 0, *, eps: float = 1e-12) -> None:
         super().__init__(dim)
-        require(eps > 0, f"unit_norm needs a positive eps, got {eps!r}")
+        require(0 < eps < 1, f"unit_norm needs an eps between 0 and 1, got {eps!r}")
         self.eps = float(eps)
 
     def settings(self) -> dict[str, object]:
@@ -86,39 +94,40 @@ class UnitScale(Sliced):
         """It takes what has slices of more than one number."""
         if site.shape is not None and len(site.shape) == 1 and self.dim is not None:
             return (
-                f"unit_norm would make every entry of shape {tuple(site.shape)} one or minus one: its slices along "
-                f"dim={self.dim} are single numbers; give dim=None for the whole vector, or {exempt(site)}"
+                f"unit_norm would make every entry of shape {tuple(site.shape)} one or minus one: its slices "
+                f"along dim={self.dim} are single numbers; give dim=None for the whole, or {exempt(site)}"
             )
         return super().why_not(site)
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Divide by the largest entry, then by the length: the first is a constant, for the result does not depend on it."""
+        """Divide by the largest entry, a constant as the result does not depend on it, then by the length."""
         largest = lengths(raw.detach(), self.dim, float("inf"))
         scaled = raw / torch.where(largest > 0, largest, 1.0)
         is_zero = largest * lengths(scaled.detach(), self.dim) <= self.eps
-        scaled = torch.where(is_zero, scaled + 1.0, scaled)
+        scaled = torch.where(is_zero, raw + 1.0, scaled)
         return scaled / lengths(scaled, self.dim)
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value itself; where a slice is short but not zero, its direction."""
-        exact = lengths(value.double(), self.dim)
-        return Preimage(
-            (torch.where((exact > 0) & (exact <= 1e3 * self.eps), value / exact, value).to(value.dtype),)
-        )
+        exact = in_double(value)
+        length = lengths(exact, self.dim)
+        is_short = (length > 0) & (length <= 1e3 * self.eps)
+        return Preimage((torch.where(is_short, exact / length, exact).to(value),))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         """The largest difference of a length from one."""
-        return worst((lengths(value.double(), self.dim) - 1).abs())
+        return worst((lengths(in_double(value), self.dim) - 1).abs())
 
 
-class WeightScale(Sliced):
+class WeightScale(Sliced, Stored):
     """Weight normalisation: length ``g`` and direction ``v`` of every slice along ``dim``, trained apart.
 
     ``value_i = g_i v_i / |v_i|`` with ``g`` of the weight's shape but size one in all dimensions other than
     ``dim``; the whole tensor is one slice where ``dim`` is None. Every tensor is admissible: a weight in
     float32 or float64 is kept bit for bit, in half precision to the rounding of ``g``. A slice that is zero
     has ``g = 0``, and ``v`` of equal entries: `torch.nn.utils.parametrizations.weight_norm` gives NaN there,
-    else the same value.
+    else the same value. Only a slice that is longer than the largest number of its dtype is shortened to
+    that.
 
     Errors:
         ValueError: ``dim`` is no whole number. A dimension that the weight does not have is refused.
@@ -137,6 +146,7 @@ class WeightScale(Sliced):
 
     def __init__(self, dim: int | None = 0) -> None:
         super().__init__(dim)
+        self.stored = torch.float32
 
     def raw_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
         """That of the weight, and one number a slice."""
@@ -150,13 +160,14 @@ class WeightScale(Sliced):
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value itself and its lengths."""
-        exact = lengths(value.double(), self.dim)
-        is_safe = (exact >= SAFE[0]) & (exact <= SAFE[1])
-        direction = torch.where(is_safe, value, value / torch.where(exact > 0, exact, 1.0) + (exact == 0)).to(
-            value.dtype
-        )
-        length = torch.where(is_safe, lengths(direction, self.dim), exact)
-        return Preimage((direction, length.clamp_max(torch.finfo(value.dtype).max).to(value.dtype)))
+        exact = in_double(value)
+        length = lengths(exact, self.dim)
+        is_safe = (length >= SAFE[0]) & (length <= SAFE[1])
+        unit = torch.where(length > 0, exact / length, 1.0)
+        v = torch.where(is_safe, exact, unit).to(value)
+        # the length of a safe slice as `forward` finds it, so that their ratio is one
+        g = torch.where(is_safe.to(v.device), lengths(v, self.dim), length.to(v))
+        return Preimage((v, g.clamp_max(torch.finfo(self.stored).max)))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         """Zero: every tensor is admissible."""

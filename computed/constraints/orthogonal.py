@@ -27,14 +27,14 @@ REACH = 16.0
 
 
 class Orthogonal(Described, IteratedConstraint):
-    """Orthonormal columns, or orthonormal rows where there are fewer of them: ``QᵀQ = I`` for ``Q`` (m, n), m >= n.
+    """Orthonormal columns, or rows where there are fewer of them: ``QᵀQ = I`` for ``Q`` (m, n), m >= n.
 
-    ``value = Q(raw - base)``, a step from a fixed orthonormal ``base`` along the tangent part of ``raw -
-    base``, by the Cayley retraction (`computed.linalg.cayley_retraction`). To first order the value moves as
-    the raw does. At insertion both are the weight's polar factor, the nearest orthonormal matrix, and a
-    weight that is orthonormal already is kept bit for bit. Every raw gives an orthonormal value, zero and
-    singular ones too, and the map is smooth:
-    without a base no such map could exist, for orthonormal matrices cannot be contracted to one of them.
+    ``value = Q(raw - base)``: a step from a fixed orthonormal ``base`` along the tangent part of the
+    difference, by the Cayley retraction (`computed.linalg.cayley_retraction`). To first order the value moves
+    as the raw does. At insertion both are the weight's polar factor, which is the nearest orthonormal matrix;
+    a weight that is orthonormal already is kept bit for bit. Every raw gives an orthonormal value, zero and
+    singular ones too, and the map is smooth. Without a base there is no such map: orthonormal matrices cannot
+    be contracted to one of them.
 
     The matrix is (out, in * k) for a convolution; ``dim`` says where rows run where the host does not.
     Computed in at least float32, accurate to about ``2e-6`` there; ``base`` stays in float32 under casts.
@@ -58,6 +58,7 @@ class Orthogonal(Described, IteratedConstraint):
         super().__init__()
         self.dim = None if dim is None else whole_number("orthogonal: dim", dim)
         self.rows = self.dim or 0
+        self.reach = REACH
 
     def settings(self) -> dict[str, object]:
         """Where rows run, unless the weight is a matrix."""
@@ -88,10 +89,9 @@ class Orthogonal(Described, IteratedConstraint):
         if wide:
             start, step = start.t(), step.t()
         length = step.square().sum() / start.shape[1]
-        step = step * torch.rsqrt(1 + length / REACH**2)
+        step = step * torch.rsqrt(1 + length / self.reach**2)
         value = cayley_retraction(start, step)
-        # errors grow with the step; where there is none, the base is kept as it is (and `length` may be
-        # infinite)
+        # errors grow with the step; without one the base is kept as it is (the length may be infinite)
         value = value + (newton_schulz_correction(value) * (1 - 0.01 / (0.01 + length))).detach()
         return like_weight(value.t() if wide else value, raw, self.rows)
 

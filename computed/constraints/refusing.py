@@ -47,8 +47,8 @@ def why_not_matrix(name: str, site: Site, dim: int | None) -> str | None:
     if dim is None and len(shape) > 2 and site.convolution is None:
         first, second = (f"({shape[d]}, {shape.numel() // shape[d]})" for d in (0, 1))
         return (
-            f"{name} does not know how {site.host_type.__name__} uses its weight of shape {tuple(shape)}: give dim=0 "
-            f"to read it as a matrix {first}, dim=1 to read it as a matrix {second}, or {exempt(site)}"
+            f"{name} does not know how {site.host_type.__name__} uses its weight of shape {tuple(shape)}: "
+            f"give dim=0 to read it as a matrix {first}, dim=1 for a matrix {second}, or {exempt(site)}"
         )
     return why_not_dim(name, site, dim)
 

@@ -24,7 +24,7 @@ def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:
 def scaled_by_sigma(
     raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool
 ) -> Tensor:
-    """``raw * scale_of(uᵀ W v)``, where ``W`` is the matrix of ``raw`` with rows along ``rows``; for graphs."""
+    """``raw * scale_of(uᵀ W v)``, where ``W`` is ``raw`` as a matrix with rows along ``rows``; for graphs."""
     sigma = torch.dot(u, torch.mv(as_matrix(raw, rows), v))
     return raw * scale_of(sigma, target, eps, caps)
 
@@ -58,7 +58,7 @@ class SigmaScaling(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        """The gradient of ``raw``; where it is differentiated again, scale and slope are functions of ``raw``."""
+        """The gradient of ``raw``; to be differentiated again, scale and slope are functions of ``raw``."""
         raw, u, v, scale, slope = ctx.saved_tensors
         rows = ctx.settings[0]
         given = cotangents[0]

@@ -50,15 +50,14 @@ class Spectral(Described, IteratedConstraint):
 
     Example:
         >>> from computed.parameter import ComputedParameter
-        >>> weight = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
-        >>> ComputedParameter.from_value(weight, Spectral(bound=2.0)).norm(2).item() < 3
-        True
-        >>> Spectral(bound=2.0)
-        Spectral(bound=2.0)
+        >>> weight = torch.tensor([[4.0, 0.0], [0.0, 1.0]])
+        >>> ComputedParameter.from_value(weight, Spectral(bound=2.0)).tolist()
+        [[2.0, 0.0], [0.0, 0.5]]
     """
 
     spec_name: ClassVar[str] = "spectral"
     state_names: ClassVar[tuple[str, ...]] = ("u", "v")
+    bound: float | None
     u: Tensor
     v: Tensor
     pending_u: Tensor
@@ -80,12 +79,11 @@ class Spectral(Described, IteratedConstraint):
             norm is None or bound is None,
             f"spectral takes norm or bound, got norm={norm!r} and bound={bound!r}",
         )
-        target = bound if bound is not None else 1.0 if norm is None else norm
-        name = "norm" if bound is None else "bound"
-        require(0 < target < math.inf, f"spectral needs a positive finite {name}, got {target!r}")
-        require(0 < eps < math.inf, f"spectral needs a positive finite eps, got {eps!r}")
-        self.caps = bound is not None
-        self.target = float(target)
+        for name, number in (("norm", norm), ("bound", bound), ("eps", eps)):
+            positive = number is None or 0 < number < math.inf
+            require(positive, f"spectral needs a positive finite {name}, got {number!r}")
+        self.bound = None if bound is None else float(bound)
+        self.norm = 1.0 if norm is None else float(norm)
         self.n_power_iterations = whole_number("spectral: n_power_iterations", n_power_iterations)
         require(
             self.n_power_iterations > 0, f"spectral needs n_power_iterations >= 1, got {n_power_iterations!r}"
@@ -103,7 +101,7 @@ class Spectral(Described, IteratedConstraint):
         }
         defaults = {"n_power_iterations": 1, "eps": 1e-12, "dim": None}
         others = {name: value for name, value in given.items() if value != defaults[name]}
-        return {"bound" if self.caps else "norm": self.target} | others
+        return ({"norm": self.norm} if self.bound is None else {"bound": self.bound}) | others
 
     def why_not(self, site: Site) -> str | None:
         """It takes what is a matrix, or says how it is read as one."""
@@ -115,7 +113,7 @@ class Spectral(Described, IteratedConstraint):
         self.rows = self.dim or 0
 
     def forward(self, raw: Tensor) -> Tensor:
-        """The value in a graph: in training with state that an optimizer step commits, else with the settled one."""
+        """The value in a graph: in training with state that a step commits, else with the settled one."""
         u, v = self.settled_u, self.settled_v
         if self.training:
             with torch.no_grad():
@@ -123,13 +121,21 @@ class Spectral(Described, IteratedConstraint):
                 u, v = power_steps(matrix, self.u, self.v, self.n_power_iterations)
                 self.pending_u.copy_(u)
                 self.pending_v.copy_(v)
-        return scaled_by_sigma(raw, u, v, self.rows, self.target, self.eps, self.caps)
+        bound = self.bound
+        if bound is None:
+            return scaled_by_sigma(raw, u, v, self.rows, self.norm, self.eps, False)
+        return scaled_by_sigma(raw, u, v, self.rows, bound, self.eps, True)
 
     def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
         """The value for given ``u`` and ``v``."""
         u, v = state
-        value: Tensor = SigmaScaling.apply(raw, u, v, self.rows, self.target, self.eps, self.caps)[0]  # type: ignore[no-untyped-call]
+        settings = (self.rows, self.target(), self.eps, self.bound is not None)
+        value: Tensor = SigmaScaling.apply(raw, u, v, *settings)[0]  # type: ignore[no-untyped-call]
         return value
+
+    def target(self) -> float:
+        """The norm or the bound."""
+        return self.norm if self.bound is None else self.bound
 
     def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
         """The committed vectors after one evaluation's power steps."""
@@ -149,17 +155,17 @@ class Spectral(Described, IteratedConstraint):
         u, v = leading_vectors(matrix, rounds=2)
         sigma = float(torch.dot(u, torch.mv(matrix, v)))
         low, high = max(SAFE[0], 1e3 * self.eps), SAFE[1]
-        if low <= sigma <= high or (self.caps and sigma < low):
+        if low <= sigma <= high or (self.bound is not None and sigma < low):
             return Preimage((value,), (u, v))
         if sigma > 0:
-            return Preimage((value * (self.target / sigma),), (u, v))
+            return Preimage((value * (self.target() / sigma),), (u, v))
         u, v = even(u), even(v)
-        return Preimage((like_weight(self.target * torch.outer(u, v), value, self.rows),), (u, v))
+        return Preimage((like_weight(self.target() * torch.outer(u, v), value, self.rows),), (u, v))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        """How much the largest singular value differs from the norm, or exceeds the bound, as a fraction of it."""
-        ratio = largest_singular_value(as_matrix(value, self.rows)) / self.target
-        return max(0.0, ratio - 1) if self.caps else abs(ratio - 1)
+        """How much the largest singular value differs from the norm, or exceeds the bound, relatively."""
+        ratio = largest_singular_value(as_matrix(value, self.rows)) / self.target()
+        return abs(ratio - 1) if self.bound is None else max(0.0, ratio - 1)
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """The accuracy of the settled state, or of the dtype."""
@@ -167,8 +173,8 @@ class Spectral(Described, IteratedConstraint):
 
     def scales_up(self, value: Tensor) -> bool:
         """Whether the norm is set above the value's."""
-        if self.caps:
+        if self.bound is not None:
             return False
         matrix = as_matrix(value, self.rows)
         u, v = leading_vectors(matrix, rounds=2)
-        return float(torch.dot(u, torch.mv(matrix, v))) < self.target * (1 - self.tolerance(value.dtype))
+        return float(torch.dot(u, torch.mv(matrix, v))) < self.target() * (1 - self.tolerance(value.dtype))

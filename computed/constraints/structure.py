@@ -33,7 +33,7 @@ class Square(Described, Constraint):
 
 
 class Symmetric(Square):
-    """A matrix (n, n) that equals its transpose, bit for bit: ``value = (X + Xᵀ) / 2``, which is the nearest one.
+    """A matrix (n, n) that equals its transpose, bit for bit: ``value = (X + Xᵀ) / 2``, the nearest one.
 
     Further dimensions in front count matrices. A symmetric matrix is kept bit for bit, in every dtype.
 
@@ -61,7 +61,7 @@ class Symmetric(Square):
 
 
 class Skew(Square):
-    """A matrix (n, n) that equals minus its transpose, bit for bit: ``value = (X - Xᵀ) / 2``, which is the nearest one.
+    """A matrix (n, n) that equals minus its transpose, bit for bit: ``value = (X - Xᵀ) / 2``, the nearest.
 
     Further dimensions in front count matrices. A skew-symmetric matrix is kept bit for bit, in every dtype.
 

@@ -92,12 +92,15 @@ class Automaton:
 
     def accepts(self, text: str) -> bool:
         """Whether the whole of ``text`` is described."""
-        state = self.start
+        return self.after(self.start, text).accepting
+
+    def after(self, state: State, text: str) -> State:
+        """The state that is reached from ``state`` by all of ``text``."""
         for char in text:
+            if state.dead:
+                return state
             state = state.following.get(char) or self._follow(state, char)
-            if not state.nodes:
-                return False
-        return state.accepting
+        return state
 
     def step(self, states: frozenset[State], char: str) -> frozenset[State]:
         """The states that are reached from any of ``states`` by one character."""

@@ -1,0 +1,27 @@
+"""The dtype in which a weight is stored, for constraints that depend on it."""
+
+from typing import Any
+
+import torch
+
+from computed.constraint import Constraint
+from computed.site import Site
+
+
+class Stored(Constraint):
+    """A constraint that knows the dtype of the weight: float32 until it is bound, then that of the site.
+
+    Evaluation is done in at least float32, so the arguments do not tell.
+    """
+
+    stored: torch.dtype
+
+    def bind(self, site: Site) -> None:
+        """Take the dtype of the site."""
+        self.stored = site.dtype
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Stored":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        # there may be no tensor here that shows what a cast of the model does
+        self.stored = fn(torch.empty(0, dtype=self.stored)).dtype
+        return self

@@ -1,0 +1,381 @@
+"""What every constraint promises, over a dictionary of constructors: a new constraint is a new line of it."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import ExpTransform, TanhTransform
+
+from computed.constraint import FORBIDDEN_IN_CLASS_NAMES, Constraint, IteratedConstraint
+from computed.constraints.adapters import LoRA
+from computed.constraints.conversions import TransformConstraint, function
+from computed.constraints.elementwise import GreaterThan, Interval, Positive
+from computed.constraints.norms import UnitScale, WeightScale
+from computed.constraints.orthogonal import Orthogonal
+from computed.constraints.spectral import Spectral
+from computed.constraints.structure import Skew, Symmetric
+from computed.errors import ConstraintRefusedError
+from computed.parameter import ComputedParameter
+from computed.registry import REQUIRED, catalogue, lookup
+from computed.resolving import build
+from computed.site import free_site, site_of
+from computed.spec import parse_spec
+
+CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
+    "spectral": Spectral,
+    "spectral, norm 3": lambda: Spectral(3.0, n_power_iterations=2),
+    "spectral, bound": lambda: Spectral(bound=0.5),
+    "spectral, loose bound": lambda: Spectral(bound=1e4),
+    "orthogonal": Orthogonal,
+    "positive": Positive,
+    "greater_than": lambda: GreaterThan(1.0),
+    "greater_than, negative": lambda: GreaterThan(-0.3),
+    "interval": lambda: Interval(-1.0, 1.0),
+    "interval, far from zero": lambda: Interval(100.0, 108.0),
+    "unit_norm": UnitScale,
+    "unit_norm, columns": lambda: UnitScale(-1),
+    "unit_norm, whole": lambda: UnitScale(None),
+    "weight_norm": WeightScale,
+    "weight_norm, columns": lambda: WeightScale(1),
+    "weight_norm, whole": lambda: WeightScale(None),
+    "symmetric": Symmetric,
+    "skew": Skew,
+    "lora": lambda: LoRA(2, alpha=4, seed=1),
+    "function": lambda: function(torch.tanh),
+    "function, inverse": lambda: function(torch.neg, torch.neg),
+    "transform": lambda: TransformConstraint(TanhTransform()),
+    "transform, half line": lambda: TransformConstraint(ExpTransform()),
+}
+# functions of their own are as accurate as they are, and have no spec
+WITHOUT_SPEC = {"function", "function, inverse", "transform", "transform, half line"}
+KEPT_APPROXIMATELY = {"function"}  # no inverse, so a value becomes a raw
+STRICT = [name for name in CONSTRAINTS if name not in WITHOUT_SPEC]
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+SHAPES = [(6, 6), (7, 3), (3, 7), (1, 9), (9, 1), (1, 1), (5,), (4, 3, 2, 2), (2, 5, 5), ()]
+
+
+def _values(dtype: torch.dtype) -> dict[str, Callable[[tuple[int, ...]], Tensor]]:
+    largest = 6e4 if dtype is torch.float16 else 1e30
+    smallest = 6e-8 if dtype is torch.float16 else 1e-30
+    return {
+        "normal": torch.randn,
+        "zeros": torch.zeros,
+        "negative zeros": lambda shape: -torch.zeros(shape),
+        "ones": torch.ones,
+        "huge": lambda shape: largest * torch.randn(shape).sign(),
+        "tiny": lambda shape: smallest * torch.randn(shape).sign(),
+        "mixed": lambda shape: torch.randn(shape) * 10.0 ** torch.randint(-4, 4, shape),
+        "rank one": lambda shape: torch.ones(shape) * torch.randn(shape[-1:]),
+        "one entry": lambda shape: torch.zeros(shape).reshape(-1).index_fill(0, torch.tensor(0), 2.0).reshape(shape),
+        "negative": lambda shape: -torch.rand(shape) - 1,
+    }
+
+
+VALUES = list(_values(torch.float32))
+
+
+def make(name: str, value: Tensor, *, convolution: bool = False) -> ComputedParameter:
+    """The computed parameter of a constraint; weights of four dimensions stand in a convolution."""
+    if not convolution and value.dim() != 4:
+        return ComputedParameter.from_value(value, CONSTRAINTS[name]())
+    host = nn.Conv2d(value.shape[1], value.shape[0], value.shape[2:])
+    bound = CONSTRAINTS[name]()
+    bound.bind(site_of(host, ("weight",), value, shape=value.shape))
+    return ComputedParameter.from_value(value, bound)
+
+
+def takes(name: str, value: Tensor) -> bool:
+    """Whether the constraint takes such a value, where it stands in a convolution if it has four dimensions."""
+    host = nn.Conv2d(1, 1, 1) if value.dim() == 4 else nn.Module()
+    return CONSTRAINTS[name]().why_not(site_of(host, ("weight",), value, shape=value.shape)) is None
+
+
+def only(parameter: ComputedParameter) -> Constraint:
+    constraint = parameter.constraints[0]
+    assert isinstance(constraint, Constraint)
+    return constraint
+
+
+def violation(parameter: ComputedParameter) -> float:
+    raws = [raw.detach() for raw in parameter.raws.values()]
+    return only(parameter).violation(parameter.detach(), raws)
+
+
+def excess(parameter: ComputedParameter) -> float:
+    """By how much the violation exceeds the tolerance."""
+    return violation(parameter) - only(parameter).tolerance(parameter.dtype)
+
+
+def everything(name: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    for kind, draw in _values(dtype).items():
+        for shape in SHAPES:
+            if kind != "rank one" or shape:
+                value = draw(shape).to(dtype)
+                if takes(name, value):
+                    yield f"{kind} {shape}", value
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_takes_every_value_into_its_set(name, dtype):
+    seen = 0
+    for what, value in everything(name, dtype):
+        parameter = make(name, value)
+        for parameter.training in (True, False):
+            result = parameter.detach()
+            assert result.dtype == dtype, what
+            assert result.shape == value.shape, what
+            assert result.isfinite().all(), what
+            if name in STRICT:
+                assert excess(parameter) <= 0, what
+        seen += 1
+    assert seen >= len(VALUES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", STRICT)
+def test_keeps_a_value_that_is_inside(name, dtype):
+    eps = torch.finfo(dtype).eps
+    for what, value in everything(name, dtype):
+        inside = make(name, value).detach().clone()
+        kept = make(name, inside).detach()
+        # a raw of softplus or sigmoid is the logarithm of the value: its rounding is relative to that
+        exponent = 1 + inside.abs().clamp_min(torch.finfo(torch.float32).tiny).log().abs().amax().item()
+        scale = inside.abs() if "interval" not in name else inside.abs().clamp_min(1.0)
+        few = exponent if name.startswith(("positive", "greater", "interval")) else 4
+        error = (kept.double() - inside.double()).abs()
+        assert (error <= few * eps * scale.double().amax()).all(), (what, error.amax())
+
+
+@pytest.mark.parametrize("name", ["spectral, loose bound", "orthogonal", "weight_norm", "symmetric", "skew", "lora"])
+def test_keeps_a_value_that_is_inside_bit_for_bit(name):
+    for what, value in everything(name, torch.float32):
+        if name == "weight_norm" and what.startswith(("huge", "tiny")):
+            continue  # squares of these overflow or vanish, so directions are scaled
+        inside = make(name, value).detach().clone()
+        parameter = make(name, inside)
+        assert torch.equal(parameter.eval().detach(), inside), what
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_refuses_with_a_reason_and_an_exemption(name):
+    shapes = [(4, 3, 2, 2), (5,), (), (3, 7), (2, 5, 5), (0, 3)]
+    refused = [value for shape in shapes if not takes(name, value := torch.ones(shape))]
+    for value in refused:
+        constraint = CONSTRAINTS[name]()
+        reason = constraint.why_not(free_site(value, "a.weight"))
+        if reason is None:
+            continue
+        assert "exempt it with 'a.weight': None" in reason
+        assert str(tuple(value.shape)) in reason
+        with pytest.raises(ConstraintRefusedError, match="exempt it with 'weight': None"):
+            ComputedParameter.from_value(value, CONSTRAINTS[name]())
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_is_inside_for_any_raws(name):
+    for scale in (0.0, 1e-3, 1.0, 30.0, 1e4):
+        parameter = make(name, torch.randn(5, 5)).eval()
+        with torch.no_grad():
+            for raw in parameter.raws.values():
+                raw.copy_(scale * torch.randn(raw.shape))
+        if scale == 0 and name in ("spectral", "spectral, norm 3"):
+            continue  # no factor gives a zero matrix a norm; `right_inverse` never makes such a raw
+        assert parameter.detach().isfinite().all()
+        assert excess(parameter) <= 0, scale
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (3, 4), (3, 3)])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_derivatives_of_first_and_second_order(name, shape):
+    value = torch.randn(shape, dtype=torch.float64)
+    if not takes(name, value):
+        pytest.skip("it does not take this shape")
+    parameter = make(name, value)
+    constraint = only(parameter)
+    raws = tuple(raw.detach() + 0.1 * torch.randn(raw.shape) for raw in parameter.raws.values())
+    raws = tuple(raw.double().requires_grad_() for raw in raws)
+    state = constraint.next_state(raws[0]) if isinstance(constraint, IteratedConstraint) else ()
+
+    def value_of(*raws: Tensor) -> Tensor:
+        if isinstance(constraint, IteratedConstraint):
+            return constraint.value_given(raws[0], state)
+        return constraint(*raws)
+
+    assert torch.autograd.gradcheck(value_of, raws, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(value_of, raws)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_evaluates_under_vmap(name):
+    parameters = [make(name, torch.randn(5, 5)).eval() for _ in range(3)]
+    constraint = only(parameters[0])
+    raws = [torch.stack(each) for each in zip(*(list(p.raws.values()) for p in parameters), strict=True)]
+
+    def value_of(state: tuple[Tensor, ...], *raws: Tensor) -> Tensor:
+        if isinstance(constraint, IteratedConstraint):
+            return constraint.value_given(raws[0], state)
+        return constraint(*raws)
+
+    state: tuple[Tensor, ...] = ()
+    if isinstance(constraint, IteratedConstraint):
+        states = [only(p).settled_state(p.raws["raw"]) for p in parameters]
+        state = tuple(torch.stack(each) for each in zip(*states, strict=True))
+        if name != "orthogonal":  # its state is its own, the same for all
+            again = torch.vmap(constraint.settled_state)(raws[0])
+            assert all(torch.allclose(a, b, atol=1e-5) or torch.allclose(a, -b, atol=1e-5) for a, b in zip(again, state))
+    found = torch.vmap(value_of)(state, *raws)
+    for one, parameter in zip(found, parameters, strict=True):
+        torch.testing.assert_close(one, parameter.value(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_scripts_to_the_same_bits(name, training):
+    for value in (torch.randn(5, 5), torch.randn(4, 3, 2, 2)):
+        if not takes(name, value):
+            continue
+        parameter = make(name, value).train(training)
+        constraint = only(parameter)
+        raws = [raw.detach().clone() for raw in parameter.raws.values()]
+        if not constraint.scriptable:
+            with pytest.raises(Exception, match=r".*"):  # noqa: B017 - torch raises several kinds
+                torch.jit.script(constraint)
+            return
+        scripted = torch.jit.script(constraint)
+        assert torch.equal(scripted(*raws), parameter.detach())
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_forward_has_the_roles_as_annotated_arguments(name):
+    constraint = CONSTRAINTS[name]()
+    arguments = list(inspect.signature(constraint.forward).parameters.values())
+    assert [argument.name for argument in arguments] == [role.name for role in constraint.roles]
+    assert all(argument.annotation in (Tensor, "Tensor") for argument in arguments)
+    assert not any(word in type(constraint).__name__ for word in FORBIDDEN_IN_CLASS_NAMES)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_raws_have_the_shapes_that_are_stated(name):
+    for what, value in everything(name, torch.float32):
+        parameter = make(name, value)
+        shapes = only(parameter).raw_shapes(value.shape)
+        assert shapes == tuple(raw.shape for raw in parameter.raws.values()), what
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_is_applied_without_data(name):
+    parameter = make(name, torch.empty(5, 5, device="meta"))
+    real = make(name, torch.randn(5, 5))
+    assert parameter.is_meta
+    assert parameter.shape == (5, 5)
+    entries = {key: tensor.shape for key, tensor in parameter.state_dict().items()}
+    assert entries == {key: tensor.shape for key, tensor in real.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_copies_and_pickles(name):
+    parameter = make(name, torch.randn(5, 5)).eval()
+    for again in (copy.deepcopy(parameter), pickle.loads(pickle.dumps(parameter))):
+        assert repr(again) == repr(parameter)
+        assert torch.equal(again.detach(), parameter.detach())
+        assert again.state_dict().keys() == parameter.state_dict().keys()
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+@pytest.mark.parametrize("name", STRICT)
+def test_spec_makes_an_equal_constraint(name, convolution):
+    value = torch.randn(4, 3, 2, 2) if convolution else torch.randn(5, 5)
+    if not takes(name, value):
+        pytest.skip("it does not take this shape")
+    constraint = only(make(name, value))
+    (call,) = parse_spec(constraint.spec())
+    again = build(call)
+    assert isinstance(again, Constraint)
+    assert repr(again) == repr(constraint)
+    assert again.spec() == constraint.spec()
+    assert "\n" not in repr(constraint)
+    assert repr(constraint).startswith(f"{type(constraint).__name__}(")
+    # whoever knows the spec alone, not the site, computes the same value from the same raws
+    known = ComputedParameter.from_value(value, again).eval()
+    assert torch.equal(known.detach(), make(name, value).eval().detach())
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_catalogue_states_the_signature_of_the_class(name):
+    entry = lookup(name)
+    parameters = inspect.signature(entry.load()).parameters.values()
+    found = [
+        (p.name, REQUIRED if p.default is p.empty else p.default, p.kind is p.KEYWORD_ONLY) for p in parameters
+    ]
+    assert entry.parameters is not None
+    assert found == [(p.name, p.default, p.keyword_only) for p in entry.parameters]
+    assert entry.load().spec_name == name
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_reading_writes_nothing_and_a_step_commits_once(name):
+    parameter = make(name, torch.randn(5, 5))
+    before = {key: tensor.clone() for key, tensor in parameter.state_dict().items()}
+    buffers = [buffer.clone() for buffer in parameter.buffers()]
+    for _ in range(10):
+        (parameter @ torch.ones(5)).sum()
+        str(parameter)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in parameter.state_dict().items())
+    assert all(map(torch.equal, parameter.buffers(), buffers))
+    constraint = only(parameter)
+    expected = constraint.next_state(parameter.raws["raw"]) if isinstance(constraint, IteratedConstraint) else ()
+    optimizer = torch.optim.SGD([raw for raw in parameter.raws.values() if raw.requires_grad], lr=0.1)
+    parameter.square().sum().backward()
+    optimizer.step()
+    if isinstance(constraint, IteratedConstraint):
+        assert all(map(torch.equal, constraint.state(), expected))
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_casts_of_the_model_leave_state_in_float32_and_the_value_inside(name):
+    host = nn.Module()
+    host.weight = make(name, torch.randn(5, 5))
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        cast = copy.deepcopy(host).to(dtype)
+        parameter = cast.weight
+        wide = torch.promote_types(dtype, torch.float32)
+        assert {raw.dtype for raw in parameter.raws.values()} == {dtype}
+        assert {buffer.dtype for buffer in parameter.buffers()} <= {wide}
+        if name in STRICT:
+            assert excess(parameter.eval()) <= 0
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_making_one_leaves_the_random_state(name):
+    value = torch.randn(5, 5)
+    before = torch.get_rng_state()
+    parameter = make(name, value)
+    parameter.train()(), parameter.eval()()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_gradients_reach_every_trained_raw(name):
+    parameter = make(name, 0.3 + 0.1 * torch.randn(5, 5))
+    (parameter * torch.randn(5, 5)).sum().backward()
+    roles = only(parameter).roles
+    for role, raw in zip(roles, parameter.raws.values(), strict=True):
+        assert (raw.grad is not None) is role.trained
+        assert raw.grad is None or raw.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_violation_tells_what_is_outside(name):
+    """A value that is no number is outside of every set that is not everything."""
+    constraint = only(make(name, torch.randn(5, 5)))
+    broken = torch.full((5, 5), torch.nan)
+    everything_is_inside = name.startswith(("lora", "weight_norm")) or name == "function"
+    assert (constraint.violation(broken, ()) > 0) is not everything_is_inside
