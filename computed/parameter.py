@@ -26,7 +26,7 @@ class ComputedParameter(Reading):
     ``ComputedParameter(module)`` takes any Module whose ``forward()`` needs no inputs and returns a tensor;
     `from_value` starts from a tensor and a constraint.
 
-    Errors: a write with gradients on raises as a leaf does; names in `computed.tensorlike.REFUSED` raise
+    Errors: a write with gradients on raises as a leaf does; names in `computed.refused.REFUSED` raise
     ComputedParameterError.
 
     Reference: Thomas Viehmann, "Computed Parameters", lernapparat.de/computed-parameters, 2020.

@@ -98,7 +98,7 @@ def place(host: nn.Module, name: str, parameter: ComputedParameter) -> None:
     setattr(host, name, parameter)
 
 
-def put_back(host: nn.Module, name: str, tensor: Tensor, *, buffer: bool) -> None:
+def put_back(host: nn.Module, name: str, tensor: Tensor, *, buffer: bool, persistent: bool = True) -> None:
     """Register a plain ``tensor`` in the place of the computed parameter ``name``, in the original order."""
     modules = host._modules
     assert isinstance(modules, GuardedModules)
@@ -107,6 +107,9 @@ def put_back(host: nn.Module, name: str, tensor: Tensor, *, buffer: bool) -> Non
         modules.release(name)
     registry: dict[str, Any] = host._buffers if buffer else host._parameters
     registry[name] = tensor
+    if buffer and not persistent:
+        # torch has forgotten it: a module was registered under that name
+        host._non_persistent_buffers_set.add(name)
     _reorder(registry, order)
     if not modules.computed:
         host._modules = dict(modules)

@@ -9,7 +9,7 @@ from computed.entry import REQUIRED as REQUIRED
 from computed.entry import Entry as Entry
 from computed.entry import Parameter as Parameter
 from computed.nearmiss import did_you_mean, near_misses
-from computed.spec import Call
+from computed.spec import Call, is_identifier
 from computed.spec_error import SpecError
 from computed.spec_error import UnknownConstraintError as UnknownConstraintError
 from computed.table import BUILT_IN
@@ -73,9 +73,7 @@ def _misfit(entry: Entry, parameters: tuple[Parameter, ...], call: Call) -> str 
     free = [parameter.name for parameter in parameters if not parameter.keyword_only]
     if len(call.args) > len(free):
         count = f"{len(free) or 'no'} argument{'' if len(free) == 1 else 's'}"
-        return (
-            f"{call.name} takes {count} by position, got {len(call.args)}; it is called as {entry.signature}"
-        )
+        return f"{call.name} takes {count} by position, got {len(call.args)}; it is called as {entry.signature}"
     given = free[: len(call.args)]
     for key, _ in call.kwargs:
         if key in given:
@@ -94,7 +92,12 @@ def _misfit(entry: Entry, parameters: tuple[Parameter, ...], call: Call) -> str 
 
 def _plugin(point: EntryPoint) -> Entry:
     origin = point.dist.name if point.dist is not None else point.module
-    if not point.name.isidentifier() or point.name in WHOLE_SPECS:
+    if not point.attr:
+        raise PluginError(
+            f"package {origin!r} offers the module {point.value!r} as constraint {point.name!r}; "
+            f"ask its author to write 'module:Class'"
+        )
+    if not is_identifier(point.name) or point.name in WHOLE_SPECS:
         raise PluginError(
             f"package {origin!r} calls a constraint {point.name!r}, which no spec can write; "
             "ask its author to rename it"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from computed.spec_error import SpecError as SpecError
 from computed.spec_reading import read_chain
 
+LONG_BITS = 10_000
+
 
 @dataclass(frozen=True)
 class Call:
@@ -27,7 +29,7 @@ class Call:
 
     def __post_init__(self) -> None:
         for word in (self.name, *(key for key, _ in self.kwargs)):
-            if not _is_identifier(word):
+            if not is_identifier(word):
                 raise SpecError(f"{word!r} is no identifier: names and keywords of a spec are identifiers")
         object.__setattr__(self, "args", tuple(_hashable(value) for value in self.args))
         object.__setattr__(self, "kwargs", tuple((key, _hashable(value)) for key, value in self.kwargs))
@@ -60,7 +62,12 @@ def spec_text(calls: Iterable[Call]) -> str:
     return " | ".join(str(call) for call in calls)
 
 
-def _is_identifier(word: str) -> bool:
+def is_identifier(word: str) -> bool:
+    """Whether a spec can write ``word`` as a name, and gets the same one back.
+
+    >>> is_identifier("spectral"), is_identifier("lambda")
+    (True, False)
+    """
     # Python reads identifiers in normal form: a name in another form would not come back from its own text.
     is_normal = unicodedata.normalize("NFKC", word) == word
     return word.isidentifier() and not keyword.iskeyword(word) and is_normal
@@ -76,7 +83,8 @@ def _literal_text(value: object) -> str:
         case None | True | False:
             return repr(value)
         case int():
-            return int.__repr__(value)
+            # Python neither writes nor reads decimal numbers of more than 4300 digits, hexadecimal ones it does
+            return int.__repr__(value) if value.bit_length() < LONG_BITS else hex(value)
         case float():
             return _float_text(value)
         case str():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
+from torch.utils import _pytree
 
 
 def _probe() -> bool:
@@ -60,6 +61,11 @@ def inside_transform() -> bool:
 def is_fx_tracing() -> bool:
     """Whether stock FX traces at this moment; a computed parameter must then be recorded as a call of its module."""
     return bool(_symbolic_trace.is_fx_symbolic_tracing())
+
+
+def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
+    """``tree`` with ``function`` applied to all that is no container: torch's own idea of what a container is."""
+    return _pytree.tree_map(function, tree)
 
 
 def rebuild_flat_weights(host: nn.Module) -> None:

@@ -13,6 +13,7 @@ from surgery.history import next_number
 from surgery.progress import tracked
 from surgery.proposal import Action, PlannedSite
 from surgery.restoring import Record
+from surgery.storing import stays_trained
 
 
 def carry_out(rows: Iterable[PlannedSite]) -> Record:
@@ -20,9 +21,11 @@ def carry_out(rows: Iterable[PlannedSite]) -> Record:
     record = Record(next_number())
     todo = [row for row in rows if row.changes]
     try:
-        for row in tracked(todo, "applying", len(todo)):
-            record.note(row.found)
-            _change(row, record)
+        # raws made in inference mode could never be trained
+        with torch.inference_mode(mode=False):
+            for row in tracked(todo, "applying", len(todo)):
+                record.note(row.found)
+                _change(row, record)
     except BaseException:
         record.restore()
         raise
@@ -45,13 +48,14 @@ def _assembled(row: PlannedSite) -> ComputedParameter:
     assert row.prepared is not None
     subject = row.subject
     if isinstance(subject, Tensor):
+        if row.copies and isinstance(subject, nn.Parameter):
+            subject = nn.Parameter(subject.detach().clone(), requires_grad=row.site.requires_grad)
         made = assemble(subject, row.prepared)
         made.__dict__["persistent"] = _persistent(row)
         return made
     value = torch.empty(subject.shape, dtype=subject.dtype, device=subject.device)
-    like = nn.Parameter(value, requires_grad=subject.requires_grad)
-    reuse = subject.raws
-    made = assemble(like, row.prepared, reuse)
+    like = nn.Parameter(value, requires_grad=stays_trained(subject))
+    made = assemble(like, row.prepared, subject.raws)
     made.__dict__.update(buffer=subject.buffer, trainable=subject.trainable, persistent=subject.persistent)
     return made
 

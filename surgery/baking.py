@@ -11,7 +11,7 @@ from computed.placement import put_back
 from surgery.finding import Found, find
 from surgery.history import release_disturbed
 from surgery.listing import found_computed
-from surgery.proposing import numbers
+from surgery.storing import numbers, stays_trained
 
 logger = logging.getLogger("surgery")
 
@@ -53,12 +53,11 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.Mo
 def _bake(found: Found, value: Tensor) -> None:
     parameter = found.computed
     assert parameter is not None
-    trained = parameter.trainable and parameter.requires_grad
-    plain: Tensor = value if parameter.buffer else _plain_parameter(parameter, value, requires_grad=trained)
+    plain: Tensor = value
+    if not parameter.buffer:
+        plain = _plain_parameter(parameter, value, requires_grad=stays_trained(parameter))
     for slot in found.slots:
-        put_back(slot.host, slot.attribute, plain, buffer=parameter.buffer)
-        if parameter.buffer and not parameter.persistent:
-            slot.host._non_persistent_buffers_set.add(slot.attribute)
+        put_back(slot.host, slot.attribute, plain, buffer=parameter.buffer, persistent=parameter.persistent)
 
 
 def _plain_parameter(parameter: ComputedParameter, value: Tensor, *, requires_grad: bool) -> nn.Parameter:

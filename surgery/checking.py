@@ -65,7 +65,8 @@ class Check(Tabular):
     def lines(self) -> list[tuple[str, ...]]:
         """The cells of the table."""
         return [
-            (folded(row.name), row.constraint, _number(row.violation), _number(row.tolerance), row.verdict) for row in self.rows
+            (folded(row.name), row.constraint, _number(row.violation), _number(row.tolerance), row.verdict)
+            for row in self.rows
         ]
 
     def footer(self) -> list[str]:

@@ -1,11 +1,15 @@
 """Whether a model is still the one that a plan was made for: the same tensors, names and bits."""
 
+import contextlib
+import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from computed.parameter import ComputedParameter
+from computed.preparing import in_foreign_memory
 from computed.watching import UnwatchableError, same_bits, snapshot
 from surgery.finding import Found, find
 
@@ -61,15 +65,19 @@ def _tensors(found: Found) -> list[tuple[str, Tensor]]:
 
 
 class _Kept:
-    """The bits of a tensor as they were: a copy-on-write snapshot, or the version where a storage cannot have one."""
+    """The bits of a tensor as they were: a copy-on-write snapshot, or a digest where a storage cannot have one."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.version = tensor._version
-        self.copy: Tensor | None
-        try:
-            self.copy = snapshot(tensor)
-        except UnwatchableError:
-            self.copy = None
+        self.copy: Tensor | None = None
+        with contextlib.suppress(UnwatchableError):
+            self.copy = None if in_foreign_memory(tensor) else snapshot(tensor)
+        self.digest = digest(tensor) if self.copy is None else b""
 
     def __call__(self, tensor: Tensor) -> bool:
-        return tensor._version == self.version if self.copy is None else same_bits(tensor, self.copy)
+        return digest(tensor) == self.digest if self.copy is None else same_bits(tensor, self.copy)
+
+
+def digest(tensor: Tensor) -> bytes:
+    """A digest of the bits."""
+    flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    return hashlib.blake2b(flat.numpy().data).digest()

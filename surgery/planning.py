@@ -2,20 +2,25 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from computed.site import Site
+from computed.resolving import build
+from computed.spec import parse_spec
 from surgery.errors import SurgeryError
-from surgery.finding import Found, Place, find
+from surgery.finding import Found, find
 from surgery.grouping import Trouble, grouped
 from surgery.measuring import measure
 from surgery.progress import tracked
 from surgery.proposal import PlannedSite
 from surgery.proposing import EXISTING, Proposal, constrained_by, exempted, frozen
-from surgery.refusing import distribution_refusals, overlapping, shared_storage
+from surgery.refusing import overlapping, shared_storage
 from surgery.rules.deciding import Candidate, decide
 from surgery.rules.ruleset import Rule, RuleSet
+from surgery.splitting import frozen_together, given_copies, parts_of
+from surgery.storing import makes_parameters
+from surgery.wrapping import Wrapping, freezing_refusals, reduction_refusals, sharding_refusals, wrapping
 
 TIES = ("share", "error", "split")
 Rules = Mapping[str, object] | Iterable[tuple[str, object]]
@@ -47,26 +52,39 @@ class Draft:
     untouched: int
 
 
+class Surroundings(NamedTuple):
+    """What the whole model says about each of its parameters: who shares memory, what it is wrapped in."""
+
+    shared: dict[int, str]
+    wrapping: Wrapping
+
+
 def draft(model: nn.Module, rules: Rules, options: Options) -> Draft:
     """Match ``rules`` over ``model`` and propose a change for each site that one of them decides."""
     if not isinstance(model, nn.Module):
         raise SurgeryError(f"expected a torch.nn.Module, got {type(model).__name__}")
     ruleset, problems = RuleSet.read(rules)
     problems += ruleset.refused_operations("tree")
+    broken = argument_problems(ruleset)
+    problems += tuple(broken.values())
     found = find(model)
+    shared = overlapping(found)
     if options.tie == "split":
-        found = tuple(part for one in found for part in _split(one))
+        found = tuple(part for one in found for part in parts_of(one))
     decision = decide(ruleset, [_candidate(one) for one in found])
     decided = [(one, index) for one, index in zip(found, decision.winner, strict=True) if index is not None]
-    shared = overlapping(found)
+    surroundings = Surroundings(shared, wrapping(model))
     rows: list[PlannedSite] = []
     troubles: list[Trouble] = []
-    for one, index in tracked(decided, "planning", len(decided)):
+    for one, index in tracked([pair for pair in decided if pair[1] not in broken], "planning", len(decided)):
         rule = ruleset.rules[index]
-        proposal = _proposal(model, one, rule, shared, options)
+        proposal = _proposal(one, rule, surroundings, options)
         troubles += [Trouble(rule.text, rule.spec, one.site, reason) for reason in proposal.reasons]
         if proposal.row is not None:
             rows.append(_measured(proposal.row, one, options))
+    if options.tie == "split":
+        problems += tuple(frozen_together(rows, found))
+        rows = list(given_copies(rows, found))
     problems = (*problems, *grouped(troubles))
     return _judged(tuple(rows), problems, decision.hints, options, untouched=len(found) - len(decided))
 
@@ -83,36 +101,34 @@ def _candidate(found: Found) -> Candidate:
     return Candidate(found.site.names, found.site.host_types, buffer=found.site.buffer)
 
 
-def _split(found: Found) -> list[Found]:
-    """One find for each attribute of a tie, so that each is decided and constrained on its own."""
-    if found.computed is not None or len(found.slots) == 1:
-        return [found]
-    parts = []
-    for slot in found.slots:
-        places = tuple(p for p in found.places if p.host is slot.host and p.attribute == slot.attribute)
-        parts.append(Found(_renamed(found, places), places, found.subject))
-    return parts
+def argument_problems(ruleset: RuleSet) -> dict[int, str]:
+    """For each rule whose spec names constraints that refuse their arguments, what is wrong, by the rule's position."""
+    found: dict[int, str] = {}
+    for index, rule in enumerate(ruleset.rules):
+        if isinstance(rule.spec, str) and not (rule.exempts or rule.freezes):
+            try:
+                for call in parse_spec(rule.spec):
+                    build(call)
+            except (ValueError, TypeError, ImportError) as error:
+                found[index] = f"rule {rule}: {error}"
+    return found
 
 
-def _renamed(found: Found, places: tuple[Place, ...]) -> Site:
-    names = tuple(place.name for place in places)
-    types = tuple(found.site.host_types[found.site.names.index(name)] for name in names)
-    return replace(found.site, names=names, host_type=type(places[0].host), host_types=types)
-
-
-def _proposal(model: nn.Module, found: Found, rule: Rule, shared: dict[int, str], options: Options) -> Proposal:
+def _proposal(found: Found, rule: Rule, surroundings: Surroundings, options: Options) -> Proposal:
     if rule.exempts:
         return exempted(found, rule.text)
     if rule.freezes:
-        return frozen(found, rule.text)
-    reasons = _tie_reasons(found, options) + shared_storage(found, shared)
-    reasons += distribution_refusals(model, found, adds_raws=False)
+        refused = freezing_refusals(found, surroundings.wrapping) if found.site.requires_grad else []
+        return Proposal(None, tuple(refused)) if refused else frozen(found, rule.text)
+    reasons = _tie_reasons(found, options) + shared_storage(found, surroundings.shared)
+    reasons += sharding_refusals(found, surroundings.wrapping)
     if reasons:
         return Proposal(None, tuple(reasons))
     proposal = constrained_by(found, rule.text, rule.spec, existing=options.existing, project=options.project)
     row = proposal.row
-    if row is not None and row.prepared is not None and row.parameters_after != row.parameters_before:
-        return Proposal(row, tuple(distribution_refusals(model, found, adds_raws=True)))
+    if row is not None and row.prepared is not None and makes_parameters(found, row.prepared):
+        refused = reduction_refusals(surroundings.wrapping)
+        return Proposal(None, tuple(refused)) if refused else proposal
     return proposal
 
 

@@ -41,7 +41,7 @@ class PlannedSite:
     """One row of a plan.
 
     ``parameters_before`` and ``parameters_after`` count numbers stored in Parameters; ``rule`` is the pattern that
-    decided.
+    decided; ``copies`` says that the tensor stays with another part of a tie that is split.
     """
 
     site: Site
@@ -55,6 +55,7 @@ class PlannedSite:
     measures: Measures
     found: Found
     prepared: Prepared | None = None
+    copies: bool = False
 
     @property
     def name(self) -> str:
@@ -79,7 +80,7 @@ class PlannedSite:
     @property
     def undo_bytes(self) -> int:
         """The memory of the original bits, once the raws move."""
-        return self._bytes if self.prepared is not None else 0
+        return self._bytes if self.prepared is not None and not self.copies else 0
 
     @property
     def _bytes(self) -> int:

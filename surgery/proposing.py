@@ -11,14 +11,16 @@ from computed.chain import Link
 from computed.constraint import Constraint
 from computed.errors import ConstraintRefusedError
 from computed.parameter import ComputedParameter
-from computed.preparing import Prepared, check_chain, prepare
+from computed.preparing import check_chain, prepare
 from computed.resolving import resolve
 from computed.site import Site
 from surgery.finding import Found
 from surgery.proposal import Action, Measures, PlannedSite
 from surgery.refusing import host_refusals
+from surgery.storing import numbers, stays_trained, stored_sizes
 
 EXISTING = ("error", "chain", "replace")
+REPLACE = "existing='replace' to take its place"
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,6 @@ def constrained_by(found: Found, rule: str, spec: object, *, existing: str, proj
     return _prepared(found, rule, Action.CONSTRAIN, found.subject, modules, project=project)
 
 
-def numbers(subject: Tensor | ComputedParameter) -> tuple[int, int]:
-    """How many numbers the Parameters of ``subject`` hold, and how many of them are trained."""
-    if isinstance(subject, ComputedParameter):
-        tensors: Sequence[Tensor] = list(subject.parameters())
-    else:
-        tensors = [subject] if isinstance(subject, nn.Parameter) else []
-    sizes = [(_numel(tensor), tensor.requires_grad) for tensor in tensors]
-    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
-
-
-def _numel(tensor: Tensor) -> int:
-    return 0 if nn.parameter.is_lazy(tensor) else tensor.numel()
-
-
 def _again(
     found: Found, present: ComputedParameter, rule: str, modules: Sequence[nn.Module], *, existing: str, project: bool
 ) -> Proposal:
@@ -95,13 +83,17 @@ def _again(
             None,
             (
                 f"is constrained already by {present.spec!r}; pass existing='chain' to apply {wanted!r} after it, "
-                f"or existing='replace' to take its place",
+                f"or {REPLACE}",
             ),
         )
+    if existing == "chain" and not present.links[0].roles:
+        reason = f"is computed by {present.spec} without a raw, so nothing can be chained to it; pass {REPLACE}"
+        return Proposal(None, (reason,))
     action = Action.CHAIN if existing == "chain" else Action.REPLACE
     chain = [*_copies(present), *modules] if existing == "chain" else list(modules)
-    value = present.baked_value() if not present.is_meta else torch.empty(present.shape, device="meta")
-    return _prepared(found, rule, action, nn.Parameter(value, requires_grad=present.requires_grad), chain, project=True)
+    on_meta = torch.empty(present.shape, dtype=present.dtype, device="meta")
+    value = on_meta if present.is_meta else present.baked_value()
+    return _prepared(found, rule, action, value, chain, project=True)
 
 
 def _copies(present: ComputedParameter) -> list[nn.Module]:
@@ -126,7 +118,7 @@ def _prepared(
         error.add_note(f"while preparing {found.site.name} for rule {rule!r}; the model is unchanged")
         raise
     before, trainable_before = numbers(found.subject)
-    sizes = raw_sizes(prepared, requires_grad=found.site.requires_grad)
+    sizes = stored_sizes(prepared, requires_grad=stays_trained(found.subject))
     after, trainable = sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
     constraint = " | ".join(link_text(link) for link in prepared.links)
     return Proposal(
@@ -149,15 +141,6 @@ def _prepared(
 def link_text(link: Link) -> str:
     """How tables name a constraint."""
     return link.module.spec() if isinstance(link.module, Constraint) else type(link.module).__name__
-
-
-def raw_sizes(prepared: Prepared, *, requires_grad: bool) -> list[tuple[int, bool]]:
-    """The size of each raw, and whether it will be trained."""
-    sizes = []
-    for position, (link, shapes) in enumerate(zip(prepared.links, prepared.raw_shapes, strict=True)):
-        for role, shape in list(zip(link.roles, shapes, strict=True))[1 if position else 0 :]:
-            sizes.append((shape.numel(), role.trained and (role.added or requires_grad)))
-    return sizes
 
 
 def _unknown(found: Found, rule: str, modules: Sequence[nn.Module]) -> Proposal:

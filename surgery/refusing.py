@@ -1,15 +1,14 @@
 """Why a parameter of a model cannot be computed, whatever the constraint: its host would not use it as a tensor."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
-from torch.nn.parallel import DistributedDataParallel
 
 from computed.torch_private import data_address
-from surgery.finding import Found, type_names
+from surgery.finding import Found
+from surgery.wrapping import is_dtensor
 
 CALLS_ITS_CHILDREN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -50,26 +49,6 @@ def shared_storage(found: Found, shared: dict[int, str]) -> list[str]:
     ]
 
 
-def distribution_refusals(model: nn.Module, found: Found, *, adds_raws: bool) -> list[str]:
-    """Why a wrapper for distributed training that is built already does not allow the change."""
-    if _is_dtensor(found.subject):
-        return ["is sharded (a DTensor), and its projection needs the full value; constrain before fully_shard(model)"]
-    wrappers = [type(module).__name__ for module in model.modules() if "FullyShardedDataParallel" in type_names(module)]
-    if wrappers:
-        return ["belongs to a model wrapped by FullyShardedDataParallel; constrain first, then wrap"]
-    if adds_raws and any(isinstance(module, DistributedDataParallel) for module in model.modules()):
-        return [
-            "belongs to a model wrapped by DistributedDataParallel, which would silently not reduce the gradients of "
-            "new raws; constrain first, then wrap"
-        ]
-    return []
-
-
-def _is_dtensor(subject: object) -> bool:
-    # by name: importing torch.distributed.tensor costs half a second, and only who has imported it has one
-    return isinstance(subject, Tensor) and "DTensor" in [cls.__name__ for cls in type(subject.data).__mro__]
-
-
 def overlapping(found: Sequence[Found]) -> dict[int, str]:
     """For each parameter that overlaps another one's memory, ``id(parameter)`` -> the other's name."""
     spans = sorted(
@@ -78,10 +57,13 @@ def overlapping(found: Sequence[Found]) -> dict[int, str]:
         if isinstance(one.subject, Tensor) and _has_memory(one)
     )
     shared: dict[int, str] = {}
-    for (device, _, stop, first), (other_device, start, _, second) in pairwise(spans):
-        if device == other_device and start < stop:
-            shared[id(found[first].subject)] = found[second].site.name
-            shared[id(found[second].subject)] = found[first].site.name
+    widest: tuple[str, int, int] | None = None  # of those so far the one that reaches furthest
+    for device, start, stop, index in spans:
+        if widest is not None and widest[0] == device and start < widest[1]:
+            shared.setdefault(id(found[widest[2]].subject), found[index].site.name)
+            shared[id(found[index].subject)] = found[widest[2]].site.name
+        if widest is None or widest[0] != device or stop > widest[1]:
+            widest = device, stop, index
     return shared
 
 
@@ -89,10 +71,11 @@ def _has_memory(found: Found) -> bool:
     subject = found.subject
     assert isinstance(subject, Tensor)
     known = found.site.shape is not None and not subject.is_meta
-    return known and subject.layout is torch.strided and subject.numel() > 0 and not _is_dtensor(subject)
+    return known and subject.layout is torch.strided and subject.numel() > 0 and not is_dtensor(subject)
 
 
 def _span(tensor: Tensor) -> tuple[str, int, int]:
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = data_address(tensor)
+    # the address is that of the whole storage, of which a view is a part
+    start = data_address(tensor) + tensor.storage_offset() * tensor.element_size()
     return str(tensor.device), start, start + extent * tensor.element_size()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from computed.parameter import ComputedParameter
 from computed.placement import GuardedModules, place, put_back
+from computed.preparing import in_foreign_memory
 from computed.watching import UnwatchableError, same_bits, snapshot
 from surgery.finding import Found, Place
 
@@ -38,7 +39,7 @@ class KeptTensor:
 def keep(tensor: Tensor) -> KeptTensor:
     """Record ``tensor``; its bits cost memory only once somebody writes to it."""
     try:
-        bits = snapshot(tensor)
+        bits = tensor.detach().clone() if in_foreign_memory(tensor) else snapshot(tensor)
     except UnwatchableError:
         bits = tensor.detach().clone()
     return KeptTensor(tensor, tensor.data, bits, tensor.requires_grad, tensor.grad)
@@ -51,6 +52,7 @@ class KeptPlace:
     place: Place
     subject: Tensor | ComputedParameter
     buffer: bool
+    persistent: bool
 
     def restore(self) -> None:
         """Put back what stood there, in its old position."""
@@ -61,7 +63,7 @@ class KeptPlace:
         # whatever was done here began with the guard: without one, this place was not reached
         assert isinstance(modules, GuardedModules)
         if isinstance(self.subject, Tensor):
-            put_back(host, name, self.subject, buffer=self.buffer)
+            put_back(host, name, self.subject, buffer=self.buffer, persistent=self.persistent)
             return
         if name in modules.computed:
             modules.release(name)
@@ -95,7 +97,10 @@ class Record:
             self.also.append(partial(setattr, subject, "requires_grad", subject.requires_grad))
         else:
             self.tensors.append(keep(subject))
-        self.places += [KeptPlace(slot, subject, found.site.buffer) for slot in found.slots]
+        self.places += [
+            KeptPlace(slot, subject, found.site.buffer, slot.attribute not in slot.host._non_persistent_buffers_set)
+            for slot in found.slots
+        ]
 
     def restore(self) -> None:
         """Put everything back, last change first."""

@@ -121,9 +121,7 @@ class LoRA(Described, Constraint):
 
 def _linear(scale: float, input: Tensor, weight: Factors, bias: Tensor | None = None) -> Tensor:
     base, thin, tall = weight
-    return functional.linear(input, base, bias) + functional.linear(
-        functional.linear(input, thin) * scale, tall
-    )
+    return functional.linear(input, base, bias) + functional.linear(functional.linear(input, thin) * scale, tall)
 
 
 def _convolution(op: Callable[..., Tensor]) -> Callable[..., Any]:

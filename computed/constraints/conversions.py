@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from computed.constraint import Constraint, Preimage
-from computed.constraints.elementwise import next_above, next_below
 from computed.constraints.measuring import worst
 from computed.constraints.refusing import exempt
 from computed.errors import ConstraintRefusedError
@@ -95,10 +94,11 @@ class TransformConstraint(Constraint):
         """It takes what the transform takes and gives back in the same shape."""
         if site.shape is None:
             return None
-        try:
-            shape = tuple(self.transform.forward_shape(site.shape))
-        except ValueError as error:
-            return f"{self.transform} cannot take shape {tuple(site.shape)} ({error}); {exempt(site)}"
+        needed = self.transform.domain.event_dim
+        if len(site.shape) < needed:
+            got = f"got shape {tuple(site.shape)}"
+            return f"{self.transform} needs {needed} or more dimensions, {got}; {exempt(site)}"
+        shape = tuple(self.transform.forward_shape(site.shape))
         if shape == tuple(site.shape):
             return None
         return f"{self.transform} changes the shape {tuple(site.shape)} to {shape}; {exempt(site)}"
@@ -110,8 +110,8 @@ class TransformConstraint(Constraint):
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """Call its inverse on what is nearest in the codomain."""
-        low, high = _limits(self.transform, value.dtype)
-        return Preimage((torch.nan_to_num(self.transform.inv(value.clamp(low, high)), nan=0.0),))
+        raw: Tensor = self.transform.inv(_nearest_inside(self.transform, value))
+        return Preimage((torch.nan_to_num(raw, nan=0.0),))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         """0.0 in the codomain, else how far the value of the raw is away, relative to the largest entry."""
@@ -121,28 +121,38 @@ class TransformConstraint(Constraint):
         return max(_distance(value, self.transform(self.right_inverse(value).raws[0])), tiniest)
 
 
-def _limits(transform: Transform, dtype: torch.dtype) -> tuple[float | None, float | None]:
-    """The outermost numbers of ``dtype`` inside the codomain, where that is an interval or a half line."""
+def _nearest_inside(transform: Transform, value: Tensor) -> Tensor:
+    """``value``, clamped to the numbers strictly between the ends of the codomain."""
+    low, high = _ends(transform, value)
+    tiny = torch.finfo(value.dtype).tiny
+    lowest = torch.where(low == 0, tiny, torch.nextafter(low, torch.full_like(low, math.inf)))
+    highest = torch.where(high == 0, -tiny, torch.nextafter(high, torch.full_like(high, -math.inf)))
+    return torch.minimum(torch.maximum(value, lowest), highest)
+
+
+def _ends(transform: Transform, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Between which numbers the values of ``transform`` lie, entry by entry; infinite where not known."""
     found = transform.codomain
     while isinstance(found, constraints.independent):
         found = found.base_constraint
-    low = high = None
-    if isinstance(found, constraints.interval | constraints.half_open_interval | constraints.greater_than):
-        low = next_above(float(found.lower_bound), dtype)
-    if isinstance(found, constraints.interval | constraints.half_open_interval | constraints.less_than):
-        high = next_below(float(found.upper_bound), dtype)
-    if isinstance(found, constraints.greater_than_eq):
-        low = float(found.lower_bound)
-    return (low, high) if (low, high) != (None, None) else (float("-inf"), None)
+    low, high = torch.full_like(value, -math.inf), torch.full_like(value, math.inf)
+    if transform.bijective and transform.domain is constraints.real and found.event_dim == 0:
+        # a bijection of the real line rises or falls, so its ends are those of the codomain (which, of a
+        # composed transform, is only that of its last part)
+        first, last = transform(low), transform(high)
+        return torch.fmin(first, last), torch.fmax(first, last)
+    if isinstance(found, constraints.greater_than | constraints.greater_than_eq | constraints.interval):
+        low = low.copy_(torch.as_tensor(found.lower_bound))
+    if isinstance(found, constraints.less_than | constraints.interval):
+        high = high.copy_(torch.as_tensor(found.upper_bound))
+    return low, high
 
 
 def _tensor_of(f: Function, tensor: Tensor) -> Tensor:
     result: object = f(tensor)
     if isinstance(result, Tensor):
         return result
-    raise ConstraintRefusedError(
-        f"function({_name(f)}): it returned {type(result).__name__}, expected a tensor"
-    )
+    raise ConstraintRefusedError(f"function({_name(f)}): it returned {type(result).__name__}, expected a tensor")
 
 
 def _distance(value: Tensor, other: Tensor) -> float:

@@ -30,9 +30,7 @@ def why_not_dim(name: str, site: Site, dim: int | None) -> str | None:
     if shape is None or dim is None or -len(shape) <= dim < len(shape):
         return None
     has = f"dimensions 0 to {len(shape) - 1}" if shape else "no dimensions"
-    return (
-        f"{name} was given dim={dim}, but shape {tuple(shape)} has {has}; give another dim or {exempt(site)}"
-    )
+    return f"{name} was given dim={dim}, but shape {tuple(shape)} has {has}; give another dim or {exempt(site)}"
 
 
 def why_not_matrix(name: str, site: Site, dim: int | None) -> str | None:

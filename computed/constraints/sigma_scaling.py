@@ -21,9 +21,7 @@ def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:
     return scale
 
 
-def scaled_by_sigma(
-    raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool
-) -> Tensor:
+def scaled_by_sigma(raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool) -> Tensor:
     """``raw * scale_of(uᵀ W v)``, where ``W`` is ``raw`` as a matrix with rows along ``rows``; for graphs."""
     sigma = torch.dot(u, torch.mv(as_matrix(raw, rows), v))
     return raw * scale_of(sigma, target, eps, caps)

@@ -85,9 +85,7 @@ class Spectral(Described, IteratedConstraint):
         self.bound = None if bound is None else float(bound)
         self.norm = 1.0 if norm is None else float(norm)
         self.n_power_iterations = whole_number("spectral: n_power_iterations", n_power_iterations)
-        require(
-            self.n_power_iterations > 0, f"spectral needs n_power_iterations >= 1, got {n_power_iterations!r}"
-        )
+        require(self.n_power_iterations > 0, f"spectral needs n_power_iterations >= 1, got {n_power_iterations!r}")
         self.eps = float(eps)
         self.dim = None if dim is None else whole_number("spectral: dim", dim)
         self.rows = self.dim or 0

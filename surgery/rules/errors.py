@@ -31,3 +31,7 @@ class RuleError(ValueError):
         count = f"{len(listed)} problem{'' if len(listed) == 1 else 's'} in the rules"
         super().__init__("\n  ".join((f"{count}:", *listed)))
         self.problems = listed
+
+    # Unpickling calls an error with its message, which would count as one more problem.
+    def __reduce__(self) -> tuple[type["RuleError"], tuple[tuple[str, ...]]]:
+        return type(self), (self.problems,)

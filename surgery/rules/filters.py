@@ -10,6 +10,7 @@ from surgery.rules.words import spellings, type_word
 
 OPERATION_BEGINS = ("F.", "torch.", "operator.", "aten.", "Tensor.")
 OPERATION = re.compile(r"(?:(?:F|operator|Tensor)\.[^\W\d]\w*)|(?:(?:torch|aten)(?:\.[^\W\d]\w*)+)")
+CLASS_OF_TORCH = re.compile(r"torch\.nn\.(?:modules\.\w+\.)?([A-Z]\w*)")
 COMMON_LEAVES = ("weight", "bias")
 
 
@@ -20,6 +21,9 @@ def split_operation(text: str, tokens: Sequence[Token]) -> tuple[Sequence[Token]
         if token.kind is Kind.AT and operation.startswith(OPERATION_BEGINS):
             if index == 0:
                 raise PatternError(f"no name stands before '@'; write '*{text}'", text)
+            if found := CLASS_OF_TORCH.match(operation):
+                cure = f"write '@{found[1]}' without its module"
+                raise PatternError(f"{found[0]} is a class, and a type is one identifier; {cure}", text, token.at + 1)
             if not OPERATION.fullmatch(operation):
                 cure = "one name such as F.linear or torch.matmul, at the end of the pattern"
                 raise PatternError(f"{operation!r} is no operation; write {cure}", text, token.at + 1)

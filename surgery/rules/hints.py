@@ -1,12 +1,12 @@
 """What an author probably meant by a pattern that matches nothing: every proposal is tried before it is made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 
 from surgery.rules.errors import PatternError
 from surgery.rules.matching import Names
 from surgery.rules.pattern import Pattern
-from surgery.rules.repairs import is_hopeless, repaired
+from surgery.rules.repairs import as_expressions, is_hopeless, repaired
 from surgery.rules.vocabulary import Vocabulary
 
 PROPOSALS = 3
@@ -44,13 +44,19 @@ def proposals(text: str, names: Names) -> list[tuple[str, int]]:
     if len(text) > LONGEST:
         return []
     known = Vocabulary(names.all)
-    once = list(dict.fromkeys(repaired(text, known)))
-    twice = dict.fromkeys(chain.from_iterable(repaired(one, known) for one in once))
-    seen = {text, *once}
-    return _matching(iter(once), known, names) or _matching((one for one in twice if one not in seen), known, names)
+    once = list(dict.fromkeys(chain(repaired(text, known), as_expressions(text))))
+    twice = chain.from_iterable(repaired(one, known) for one in once)
+    return _matching(once, known, names) or _matching(_new(twice, {text, *once}), known, names)
 
 
-def _matching(texts: Iterator[str], known: Vocabulary, names: Names) -> list[tuple[str, int]]:
+def _new(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def _matching(texts: Iterable[str], known: Vocabulary, names: Names) -> list[tuple[str, int]]:
     found: dict[tuple[int, ...], str] = {}
     for pattern in islice(_readable(texts, known), TRIES):
         rows = tuple(names.matched(pattern))
@@ -61,7 +67,7 @@ def _matching(texts: Iterator[str], known: Vocabulary, names: Names) -> list[tup
     return [(text, len(rows)) for rows, text in found.items()]
 
 
-def _readable(texts: Iterator[str], known: Vocabulary) -> Iterator[Pattern]:
+def _readable(texts: Iterable[str], known: Vocabulary) -> Iterator[Pattern]:
     for text in texts:
         if is_hopeless(text, known):
             continue

@@ -95,6 +95,6 @@ def _expression(text: str) -> re.Pattern[str]:
             return re.compile(text[begin:])
     except re.error as error:
         reason, position = error.msg, begin + (error.pos or 0)
-    except (OverflowError, RecursionError) as error:
+    except (OverflowError, RecursionError, ValueError) as error:  # flags that exclude each other: ValueError
         reason, position = str(error), begin
     raise PatternError(f"not a regular expression of Python: {reason}", text, position)

@@ -3,27 +3,33 @@
 import re
 from collections.abc import Iterator
 
-from computed.nearmiss import near_misses
 from surgery.rules.pattern import EXPRESSION
 from surgery.rules.vocabulary import Vocabulary, words
 
 REGULAR = re.compile(r"\.[*+]|[|^$+()]")
+REPEATED_GROUP = re.compile(r"\)[*+{]")  # it may take forever to fail
+FEW_REPEATS = 3
 LONE_STAR = re.compile(r"(?<!\*)\*(?!\*)")
 
 
 def repaired(text: str, known: Vocabulary) -> Iterator[str]:
     """Patterns that are one change away from ``text``, the likeliest change first."""
     if text.startswith(EXPRESSION):
-        yield from _wider_expressions(text.removeprefix(EXPRESSION))
         return
-    yield from _respelt(text, known)
     yield from _by_type(text, known)
+    yield from _respelt(text, known)
     yield from _with_leaf(text, known)
     yield from _from_anywhere(text)
-    yield from _without_root(text)
     yield from _with_names_between(text)
+    yield from _without_root(text)
     yield from _across_dots(text)
-    if REGULAR.search(text):
+
+
+def as_expressions(text: str) -> Iterator[str]:
+    """``layer(1|2).weight``, or ``re:query``: a regular expression, or one that was meant to be searched for."""
+    if text.startswith(EXPRESSION):
+        yield from _wider(text.removeprefix(EXPRESSION))
+    elif REGULAR.search(text) and not REPEATED_GROUP.search(text) and len(re.findall("[*+]", text)) <= FEW_REPEATS:
         yield EXPRESSION + text
 
 
@@ -34,8 +40,7 @@ def is_hopeless(text: str, known: Vocabulary) -> bool:
     return not all(map(known.knows, words(text)))
 
 
-def _wider_expressions(expression: str) -> Iterator[str]:
-    """A regular expression that was meant to be searched for."""
+def _wider(expression: str) -> Iterator[str]:
     head, tail = expression.removeprefix("^"), expression.removesuffix("$")
     yield f"{EXPRESSION}.*{head}"
     yield f"{EXPRESSION}{tail}.*"
@@ -43,8 +48,8 @@ def _wider_expressions(expression: str) -> Iterator[str]:
 
 
 def _respelt(text: str, known: Vocabulary) -> Iterator[str]:
-    """``*.atention.*``: all that is unknown corrected at once, then a word at a time."""
-    unknown = [(word, near) for word in words(text) if not known.knows(word) and (near := known.nearest(word))]
+    """``*.atention.*``, ``*.conv.weight``: all that is unknown corrected at once, then a word at a time."""
+    unknown = [(word, near) for word in words(text) if not known.knows(word) and (near := known.meant(word))]
     whole = text
     for word, near in reversed(unknown):
         whole = whole[: word.begin] + near[0] + whole[word.end :]
@@ -61,12 +66,13 @@ def _by_type(text: str, known: Vocabulary) -> Iterator[str]:
     parts = text.split(".")
     for position, part in list(enumerate(parts))[-2:]:
         kind = part.lstrip("*")
-        if not kind[:1].isupper():
+        if not (kind[:1].isupper() or kind.strip("*") in known.lowered_types):
             continue
         leaves = parts[position + 1 :] or known.leaves
         path = ".".join(parts[:position]) or "*"
-        for other in dict.fromkeys((kind, part, *near_misses(kind, sorted(known.types)))):
-            yield from (f"{path}@{other}.{leaf}" for leaf in leaves)
+        paths = (path,) if path.endswith("*") else (path, f"{path}.*")
+        for other in dict.fromkeys((kind, part, *known.near(kind, known.types))):
+            yield from (f"{begin}@{other}.{leaf}" for begin in paths for leaf in leaves)
 
 
 def _with_leaf(text: str, known: Vocabulary) -> Iterator[str]:

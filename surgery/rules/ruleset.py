@@ -1,16 +1,17 @@
 """A set of rules: pattern -> spec, read all at once, later rules first in command."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from computed.registry import check_call
+from computed.registry import WHOLE_SPECS, check_call
 from computed.spec import parse_spec
 from computed.spec_error import SpecError
 from surgery.rules.errors import PatternError, RuleError
 from surgery.rules.pattern import Pattern
 
-EXEMPTION = "none"
-FREEZING = "frozen"
+EXEMPTION, FREEZING = WHOLE_SPECS
+FORM = "rules are a mapping of patterns to specs, such as {'*.weight': 'spectral'}, or pairs of them"
+SPECS = "give a name such as 'spectral', a constraint class or module, a Transform, a function, or None"
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,14 @@ class RuleSet:
         """The rules that can be read, and one text for each problem of those that cannot."""
         good: list[Rule] = []
         problems: list[str] = []
-        for text, spec in rules.items() if isinstance(rules, Mapping) else rules:
-            wrong = tuple(_problems(text, spec))
+        for item in _items(rules):
+            if not (isinstance(item, tuple | list) and len(item) == 2):
+                problems.append(f"{FORM}, got {item!r}")
+                continue
+            pattern, wrong = _read(*item)
             problems += wrong
-            if not wrong:
-                good.append(Rule(Pattern.parse(text), spec))
+            if pattern is not None and not wrong:
+                good.append(Rule(pattern, item[1]))
         return cls(tuple(good)), tuple(problems)
 
     def refused_operations(self, route: str) -> tuple[str, ...]:
@@ -87,7 +91,7 @@ class RuleSet:
 
 def written(spec: object) -> str:
     """A spec as messages quote it."""
-    if spec is None or isinstance(spec, str):
+    if spec is None or isinstance(spec, str | int | float):
         return repr(spec)
     return getattr(spec, "__name__", None) or type(spec).__name__
 
@@ -96,26 +100,40 @@ def _word(spec: object) -> str:
     return spec.strip() if isinstance(spec, str) else ""
 
 
-def _problems(text: object, spec: object) -> Iterable[str]:
+def _items(rules: object) -> Iterable[object]:
+    if isinstance(rules, Mapping):
+        return tuple(rules.items())
+    return (rules,) if isinstance(rules, str) or not isinstance(rules, Iterable) else rules
+
+
+def _read(text: object, spec: object) -> tuple[Pattern | None, tuple[str, ...]]:
+    """The pattern, where it can be read, and all that is wrong with the rule."""
+    wrong = tuple(f"rule {text!r}: {written(spec)}: {reason}" for reason in _spec_problems(spec))
     if not isinstance(text, str):
-        yield f"rule {text!r}: a pattern is a text, got {type(text).__name__}; write a dotted name such as '*.weight'"
-        return
+        reason = f"a pattern is a text, got {type(text).__name__}; write a dotted name such as '*.weight'"
+        return None, (f"rule {text!r}: {written(spec)}: {reason}", *wrong)
     try:
-        Pattern.parse(text)
+        return Pattern.parse(text), wrong
     except PatternError as error:
-        yield f"rule {text!r}: {written(spec)}: {error}"
-    if isinstance(spec, str) and _word(spec) not in (EXEMPTION, FREEZING):
-        yield from _spec_problems(text, spec)
+        reason = f"column {error.position + 1} of the pattern: {error.reason}"
+        return None, (f"rule {text!r}: {written(spec)}: {reason}", *wrong)
 
 
-def _spec_problems(text: str, spec: str) -> Iterable[str]:
+def _spec_problems(spec: object) -> Iterator[str]:
+    if spec is None or _word(spec) in WHOLE_SPECS:
+        return
+    if not isinstance(spec, str):
+        if not callable(spec):
+            yield f"a value of type {type(spec).__name__} is no spec; {SPECS}"
+        return
     try:
         calls = parse_spec(spec)
     except SpecError as error:
-        yield f"rule {text!r}: {error}"
+        column = "" if error.position is None else f"column {error.position + 1} of the spec: "
+        yield f"{column}{error.reason}"
         return
     for call in calls:
         try:
             check_call(call)
         except SpecError as error:
-            yield f"rule {text!r}: {spec!r}: {error}"
+            yield error.reason

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from computed.nearmiss import near_misses
@@ -32,9 +32,10 @@ class Vocabulary:
     def __init__(self, names: Sequence[Name]) -> None:
         self.parts = frozenset(part for name in names for part in name.text.split("."))
         self.types = frozenset(kind for types in {name.host_types for name in names} for kind in types)
-        count = Counter(name.text.rpartition(".")[2] for name in names)
+        count = Counter(name.text.rpartition(".")[2] for name in names if not name.buffer)
+        # The last names of parameters: `weight` first, then by how often they occur.
         self.leaves = sorted(count, key=lambda leaf: (leaf != "weight", -count[leaf], leaf))[:LEAVES]
-        """The last names that occur, ``weight`` first, then by how often they occur."""
+        self._near: dict[tuple[frozenset[str], str], tuple[str, ...]] = {}
 
     def knows(self, word: Word) -> bool:
         """Whether some name, or class, reads as ``word`` does."""
@@ -49,20 +50,40 @@ class Vocabulary:
             case _:
                 return any(word.text in part for part in known)
 
-    def nearest(self, word: Word) -> tuple[str, ...]:
+    def meant(self, word: Word) -> tuple[str, ...]:
         """What ``word`` may have been meant to be; nothing for numbers, which are hardly misspelt."""
         if word.text.isdigit():
             return ()
+        is_begin = not word.open_after and self.knows(replace(word, open_after=True))
+        return (f"{word.text}*",) * is_begin + self._nearest(word)
+
+    def _nearest(self, word: Word) -> tuple[str, ...]:
         if word.is_type:
-            return near_misses(word.text, sorted(self.types))
-        pieces = self._pieces if word.open_before or word.open_after else self.parts
-        return near_misses(word.text, sorted(pieces))
+            return self.near(word.text, self.types)
+        return self.near(word.text, self._pieces if word.open_before or word.open_after else self._spelt)
+
+    def near(self, text: str, known: frozenset[str]) -> tuple[str, ...]:
+        """Those of ``known`` that are spelt nearly as ``text``."""
+        key = (known, text)
+        if key not in self._near:
+            self._near[key] = near_misses(text, sorted(known))
+        return self._near[key]
+
+    @cached_property
+    def lowered_types(self) -> frozenset[str]:
+        """The classes as somebody may have written them, where no name is written so."""
+        return frozenset(map(str.lower, self.types)) - frozenset(map(str.lower, self.parts))
+
+    @cached_property
+    def _spelt(self) -> frozenset[str]:
+        return frozenset(part for part in self.parts if not part.isdigit())
 
     @cached_property
     def _pieces(self) -> frozenset[str]:
         """Whole parts, and what is left of them where they are cut at an underscore."""
-        cuts = ((part, match.start()) for part in self.parts for match in re.finditer("_", part))
-        return self.parts | {piece for part, at in cuts for piece in (part[:at], part[at:], part[at + 1 :]) if piece}
+        cuts = ((part, match.start()) for part in self._spelt for match in re.finditer("_", part))
+        pieces = {piece for part, at in cuts for piece in (part[:at], part[at:], part[at + 1 :])}
+        return self._spelt | pieces - {""}
 
 
 def words(text: str) -> Iterator[Word]:

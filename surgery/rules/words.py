@@ -28,8 +28,8 @@ def spellings(text: str, tokens: Sequence[Token]) -> list[Spelling]:
     items = _nested(tokens)
     count, size = _size(items)
     if count + size > MOST_TOKENS:
-        length = f"{count} pattern{'' if count == 1 else 's'} of {size} characters in all"
-        raise PatternError(f"it stands for {length}, more than {MOST_TOKENS}; write several rules", text)
+        reason = f"without its braces it would be more than {MOST_TOKENS} characters long"
+        raise PatternError(f"{reason}; write several rules", text)
     return _multiplied(items)
 
 
@@ -117,12 +117,15 @@ def _nested(tokens: Sequence[Token]) -> list[Item]:
 
 
 def _size(items: Sequence[Item]) -> tuple[int, int]:
-    """How many spellings there are, and how many tokens they have together, without making them."""
+    """How many spellings there are, and how many tokens they have together, without making them.
+
+    Neither is counted far beyond `MOST_TOKENS`.
+    """
     count, size = 1, 0
     for item in items:
         parts = [_size(option) for option in item.options] if isinstance(item, _Choice) else [(1, 1)]
         more, longer = sum(part[0] for part in parts), sum(part[1] for part in parts)
-        count, size = count * more, size * more + longer * count
+        count, size = min(count * more, 2 * MOST_TOKENS), min(size * more + longer * count, 2 * MOST_TOKENS)
     return count, size
 
 

@@ -55,10 +55,18 @@ CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
 # functions of their own are as accurate as they are, and have no spec
 WITHOUT_SPEC = {"function", "function, inverse", "transform", "transform, half line"}
 KEPT_APPROXIMATELY = {"function"}  # no inverse, so a value becomes a raw
+# where distances to a bound are measured from: what is nearer to zero than this is not nearer to the bound
+EDGE = {
+    "positive": 0.0,
+    "greater_than": 1.0,
+    "greater_than, negative": 1.0,
+    "interval": 1.0,
+    "interval, far from zero": 1.0,
+}
 STRICT = [name for name in CONSTRAINTS if name not in WITHOUT_SPEC]
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-SHAPES = [(6, 6), (7, 3), (3, 7), (1, 9), (9, 1), (1, 1), (5,), (4, 3, 2, 2), (2, 5, 5), ()]
+SHAPES = [(6, 6), (4, 3, 2, 2), (1, 9), (5,), (7, 3), (3, 7), (9, 1), (1, 1), (2, 5, 5), ()]
 
 
 def _values(dtype: torch.dtype) -> dict[str, Callable[[tuple[int, ...]], Tensor]]:
@@ -114,8 +122,10 @@ def excess(parameter: ComputedParameter) -> float:
 
 
 def everything(name: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Each kind of value in each shape that the constraint takes; in other dtypes than float32 a part of them."""
+    shapes = SHAPES if dtype is torch.float32 else SHAPES[:4]
     for kind, draw in _values(dtype).items():
-        for shape in SHAPES:
+        for shape in shapes:
             if kind != "rank one" or shape:
                 value = draw(shape).to(dtype)
                 if takes(name, value):
@@ -128,8 +138,8 @@ def test_takes_every_value_into_its_set(name, dtype):
     seen = 0
     for what, value in everything(name, dtype):
         parameter = make(name, value)
-        for parameter.training in (True, False):
-            result = parameter.detach()
+        for mode in (True, False) if isinstance(only(parameter), IteratedConstraint) else (True,):
+            result = parameter.train(mode).detach()
             assert result.dtype == dtype, what
             assert result.shape == value.shape, what
             assert result.isfinite().all(), what
@@ -146,12 +156,18 @@ def test_keeps_a_value_that_is_inside(name, dtype):
     for what, value in everything(name, dtype):
         inside = make(name, value).detach().clone()
         kept = make(name, inside).detach()
-        # a raw of softplus or sigmoid is the logarithm of the value: its rounding is relative to that
-        exponent = 1 + inside.abs().clamp_min(torch.finfo(torch.float32).tiny).log().abs().amax().item()
-        scale = inside.abs() if "interval" not in name else inside.abs().clamp_min(1.0)
-        few = exponent if name.startswith(("positive", "greater", "interval")) else 4
-        error = (kept.double() - inside.double()).abs()
-        assert (error <= few * eps * scale.double().amax()).all(), (what, error.amax())
+        exact = inside.double()
+        error = (kept.double() - exact).abs()
+        if name.startswith(("positive", "greater", "interval")):
+            # a raw of softplus or sigmoid is the logarithm of a distance, and its rounding is relative to that
+            allowed = (
+                eps
+                * (2 + exact.abs().clamp_min(torch.finfo(dtype).tiny).log().abs())
+                * exact.abs().clamp_min(EDGE[name])
+            )
+        else:
+            allowed = 4 * eps * exact.abs().amax()
+        assert (error <= allowed).all(), (what, error.amax())
 
 
 @pytest.mark.parametrize("name", ["spectral, loose bound", "orthogonal", "weight_norm", "symmetric", "skew", "lora"])
@@ -229,8 +245,8 @@ def test_evaluates_under_vmap(name):
         states = [only(p).settled_state(p.raws["raw"]) for p in parameters]
         state = tuple(torch.stack(each) for each in zip(*states, strict=True))
         if name != "orthogonal":  # its state is its own, the same for all
-            again = torch.vmap(constraint.settled_state)(raws[0])
-            assert all(torch.allclose(a, b, atol=1e-5) or torch.allclose(a, -b, atol=1e-5) for a, b in zip(again, state))
+            for found, expected in zip(torch.vmap(constraint.settled_state)(raws[0]), state, strict=True):
+                torch.testing.assert_close(found.abs(), expected.abs(), rtol=0, atol=1e-5)
     found = torch.vmap(value_of)(state, *raws)
     for one, parameter in zip(found, parameters, strict=True):
         torch.testing.assert_close(one, parameter.value(), rtol=1e-5, atol=1e-6)
@@ -246,8 +262,7 @@ def test_scripts_to_the_same_bits(name, training):
         constraint = only(parameter)
         raws = [raw.detach().clone() for raw in parameter.raws.values()]
         if not constraint.scriptable:
-            with pytest.raises(Exception, match=r".*"):  # noqa: B017 - torch raises several kinds
-                torch.jit.script(constraint)
+            assert name in WITHOUT_SPEC
             return
         scripted = torch.jit.script(constraint)
         assert torch.equal(scripted(*raws), parameter.detach())
@@ -312,9 +327,7 @@ def test_spec_makes_an_equal_constraint(name, convolution):
 def test_catalogue_states_the_signature_of_the_class(name):
     entry = lookup(name)
     parameters = inspect.signature(entry.load()).parameters.values()
-    found = [
-        (p.name, REQUIRED if p.default is p.empty else p.default, p.kind is p.KEYWORD_ONLY) for p in parameters
-    ]
+    found = [(p.name, REQUIRED if p.default is p.empty else p.default, p.kind is p.KEYWORD_ONLY) for p in parameters]
     assert entry.parameters is not None
     assert found == [(p.name, p.default, p.keyword_only) for p in entry.parameters]
     assert entry.load().spec_name == name

@@ -1,0 +1,61 @@
+"""Wrappers for distributed training, and why a model that is wrapped already cannot be changed."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from surgery.finding import Found, type_names
+
+
+class Wrapping(NamedTuple):
+    """What a model is, or contains: FullyShardedDataParallel, DistributedDataParallel."""
+
+    sharded: bool
+    reduced: bool
+
+
+def wrapping(model: nn.Module) -> Wrapping:
+    """The wrappers in ``model``."""
+    modules = list(model.modules())
+    return Wrapping(
+        any("FullyShardedDataParallel" in type_names(module) for module in modules),
+        any(isinstance(module, DistributedDataParallel) for module in modules),
+    )
+
+
+def sharding_refusals(found: Found, wrapped: Wrapping) -> list[str]:
+    """Why a sharded parameter cannot be computed."""
+    if is_dtensor(found.subject):
+        return ["is sharded (a DTensor), and its projection needs the full value; constrain before fully_shard(model)"]
+    if wrapped.sharded:
+        return ["belongs to a model wrapped by FullyShardedDataParallel; constrain first, then wrap"]
+    return []
+
+
+def reduction_refusals(wrapped: Wrapping) -> list[str]:
+    """Why new raws cannot be made."""
+    if not wrapped.reduced:
+        return []
+    return [
+        "belongs to a model wrapped by DistributedDataParallel, which would silently not reduce the gradients of new "
+        "raws; constrain first, then wrap"
+    ]
+
+
+def freezing_refusals(found: Found, wrapped: Wrapping) -> list[str]:
+    """Why a parameter cannot be frozen."""
+    if is_dtensor(found.subject) or wrapped.sharded:
+        return ["is sharded, by a wrapper that has noted which parameters train; freeze first, then wrap"]
+    if wrapped.reduced:
+        return [
+            "belongs to a model wrapped by DistributedDataParallel, which waits for the gradient of every parameter "
+            "that trained when it was built; freeze first, then wrap"
+        ]
+    return []
+
+
+def is_dtensor(subject: object) -> bool:
+    """Whether ``subject`` is sharded by `torch.distributed.tensor`."""
+    # by name: importing torch.distributed.tensor costs half a second, and only who has imported it has one
+    return isinstance(subject, Tensor) and "DTensor" in [cls.__name__ for cls in type(subject.data).__mro__]
