@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import computed.placement  # noqa: F401 - installs the hook that guards an author's own assignments
 from computed.chain import Link, bind_chain, refusals
-from computed.constraint import Constraint, IteratedConstraint, Preimage, Role
+from computed.constraint import Constraint, IteratedConstraint, Preimage
 from computed.errors import ConstraintRefusedError
 from computed.evaluation import evaluate, full_precision, invert
 from computed.frame import links_for
@@ -102,9 +102,14 @@ def assemble(
     made._set_up_frame(prepared.modules, prepared.links, tensor, name=prepared.site.name)
     original = tensor.detach() if prepared.preimages is not None or tensor.is_meta else tensor.detach().clone()
     known = dict(reuse) or _first_raw(made, tensor)
-    news = [raw for position in range(len(prepared.links)) for raw in _own_raws(prepared, position, tensor)]
-    for (name, role, slot), new in zip(made.raw_slots(), news, strict=True):
-        slot.owner[slot.key] = _as_parameter(new, role, tensor, known.get(name))
+    news = [
+        (raw, reached_by_gradients(prepared.links, position))
+        for position in range(len(prepared.links))
+        for raw in _own_raws(prepared, position, tensor)
+    ]
+    for (name, role, slot), (new, reached) in zip(made.raw_slots(), news, strict=True):
+        needs_grad = reached and role.trained and (role.added or tensor.requires_grad)
+        slot.owner[slot.key] = _as_parameter(new, tensor, known.get(name), needs_grad=needs_grad)
     for position, module in enumerate(prepared.modules):
         if isinstance(module, IteratedConstraint):
             module.allocate_state(prepared.raw_shapes[position][0], tensor)
@@ -145,8 +150,12 @@ def _own_raws(prepared: Prepared, position: int, like: Tensor) -> tuple[Tensor, 
     return tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for shape in shapes)
 
 
-def _as_parameter(new: Tensor, role: Role, replaced: Tensor, reusable: Tensor | None) -> nn.Parameter:
-    needs_grad = role.trained and (role.added or replaced.requires_grad)
+def reached_by_gradients(links: Sequence[Link], position: int) -> bool:
+    """Whether gradients reach the raws of a link: a later one that takes the running value as fixed stops them."""
+    return all(link.roles[0].trained for link in links[position + 1 :])
+
+
+def _as_parameter(new: Tensor, replaced: Tensor, reusable: Tensor | None, *, needs_grad: bool) -> nn.Parameter:
     if isinstance(reusable, nn.Parameter) and reusable.shape == new.shape:
         return _reused(reusable, new, needs_grad=needs_grad)
     kept = torch.empty_like(new, dtype=replaced.dtype, device=replaced.device).copy_(new)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from computed.constraint import Constraint
-from computed.evaluation import last_arguments
+from computed.evaluation import last_arguments, promoted
 from computed.parameter import ComputedParameter
 from surgery.finding import Found, find
 from surgery.tables import Tabular
@@ -93,19 +93,26 @@ def check(model: nn.Module) -> Check:
 
 
 def _row(found: Found, parameter: ComputedParameter) -> Row:
+    name, spec = found.site.name, "?"
+    try:
+        spec = parameter.spec
+        return _measured(name, spec, parameter)
+    except Exception as error:  # a report tells every failure, it does not become one
+        return Row(name, spec, None, None, f"{type(error).__name__}: {error}")
+
+
+def _measured(name: str, spec: str, parameter: ComputedParameter) -> Row:
     last = parameter.links[-1].module
-    name, spec = found.site.name, parameter.spec
     if not isinstance(last, Constraint):
         return Row(name, spec, None, None, "no measure")
     if parameter.is_meta:
         return Row(name, spec, None, None, "on meta")
-    try:
-        with torch.no_grad():
-            value = parameter.baked_value()
-            raws = last_arguments(parameter.links, parameter.raw_tensors(), training=False)
-            return Row(name, spec, last.violation(value, raws), last.tolerance(value.dtype))
-    except Exception as error:  # a report tells every failure, it does not become one
-        return Row(name, spec, None, None, f"{type(error).__name__}: {error}")
+    with torch.no_grad():
+        value = parameter.baked_value()
+        # what a narrow dtype stores is measured in a wide one: there a bound would be rounded as the value is
+        raws = [promoted(raw) for raw in last_arguments(parameter.links, parameter.raw_tensors(), training=False)]
+        violation = float(last.violation(promoted(value), raws))
+    return Row(name, spec, violation, float(last.tolerance(value.dtype)))
 
 
 def _number(value: float | None) -> str:

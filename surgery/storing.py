@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from computed.constraint import Constraint, Role
 from computed.parameter import ComputedParameter
-from computed.preparing import Prepared
+from computed.preparing import Prepared, reached_by_gradients
 from surgery.finding import Found
 
 
@@ -25,19 +25,26 @@ def stays_trained(subject: Tensor | ComputedParameter) -> bool:
     """Whether a Parameter in the place of ``subject`` is trained: what adapters train does not make it so."""
     if not isinstance(subject, ComputedParameter):
         return subject.requires_grad
-    flags = [raw.tensor.requires_grad for raw in subject.raw_slots() if raw.role.trained and not raw.role.added]
+    flags = [
+        raw.tensor.requires_grad
+        for raw in subject.raw_slots()
+        if raw.role.trained and not raw.role.added and reached_by_gradients(subject.links, _position(raw.name))
+    ]
     return any(flags) if flags else subject.trainable and subject.requires_grad
 
 
 def stored_sizes(prepared: Prepared, *, requires_grad: bool) -> list[tuple[int, bool]]:
     """The size of each Parameter that a chain will have, and whether it will be trained."""
-    raws = [(shape.numel(), role.trained and (role.added or requires_grad)) for _, role, shape in _raws(prepared)]
+    raws = []
+    for position, role, _, shape in _raws(prepared):
+        reached = reached_by_gradients(prepared.links, position)
+        raws.append((shape.numel(), reached and role.trained and (role.added or requires_grad)))
     return raws + [(parameter.numel(), parameter.requires_grad) for parameter in _foreign(prepared)]
 
 
 def makes_parameters(found: Found, prepared: Prepared) -> bool:
     """Whether the chain needs Parameters that are not there yet."""
-    wanted = {name: shape for name, _, shape in _raws(prepared)}
+    wanted = {name: shape for _, _, name, shape in _raws(prepared)}
     present: dict[str, torch.Size | None] = {}
     if found.computed is not None:
         present = {name: raw.shape for name, raw in found.computed.raws.items()}
@@ -46,12 +53,17 @@ def makes_parameters(found: Found, prepared: Prepared) -> bool:
     return any(present.get(name) != shape for name, shape in wanted.items()) or any(True for _ in _foreign(prepared))
 
 
-def _raws(prepared: Prepared) -> Iterator[tuple[str, Role, torch.Size]]:
-    """Name, role and shape of each raw: all of the first link, all but the carrier of a later one."""
+def _raws(prepared: Prepared) -> Iterator[tuple[int, Role, str, torch.Size]]:
+    """Link, role, name and shape of each raw: all of the first link, all but the carrier of a later one."""
     for position, (link, shapes) in enumerate(zip(prepared.links, prepared.raw_shapes, strict=True)):
         prefix = f"constraints.{position}." if position else ""
         own = list(zip(link.roles, shapes, strict=True))[1 if position else 0 :]
-        yield from ((prefix + role.name, role, shape) for role, shape in own)
+        yield from ((position, role, prefix + role.name, shape) for role, shape in own)
+
+
+def _position(name: str) -> int:
+    """The position in its chain of the constraint whose raw has this name."""
+    return int(name.split(".")[1]) if name.startswith("constraints.") else 0
 
 
 def _foreign(prepared: Prepared) -> Iterator[nn.Parameter]:

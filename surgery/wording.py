@@ -19,7 +19,8 @@ def cells(row: PlannedSite) -> tuple[str, ...]:
     """The cells of a row: the name stands over host and shape."""
     shape = "shape unknown" if row.site.shape is None else "x".join(map(str, row.site.shape)) or "scalar"
     ties = "".join(f"\n= {folded(alias)}" for alias in row.site.aliases)
-    name = f"{folded(row.name)}{ties}\n  {row.site.host_type.__name__} {shape}"
+    host = "\n".join(cut(f"  {row.site.host_type.__name__} {shape}"))
+    name = f"{folded(row.name)}{ties}\n{host}"
     return name, constraint_text(row), numbers_text(row), moved_text(row), sigma_text(row)
 
 
@@ -52,7 +53,16 @@ def folded(name: str) -> str:
             lines.append(f"    {part}")
         else:
             lines[-1] += more
-    return "\n".join(lines)
+    return "\n".join(piece for line in lines for piece in cut(line))
+
+
+def cut(line: str) -> list[str]:
+    """Pieces of what has no dot to be broken behind; one character may hang over, which is such a dot."""
+    pieces = []
+    while len(line) > LONGEST_LINE + 1:
+        pieces.append(line[:LONGEST_LINE])
+        line = f"    {line[LONGEST_LINE:]}"
+    return [*pieces, line]
 
 
 def constraint_text(row: PlannedSite) -> str:

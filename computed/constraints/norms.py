@@ -92,6 +92,8 @@ class UnitScale(Sliced):
 
     def why_not(self, site: Site) -> str | None:
         """It takes what has slices of more than one number."""
+        if site.shape is not None and site.shape.numel() == 0:
+            return f"unit_norm needs a weight with entries, got shape {tuple(site.shape)}; {exempt(site)}"
         if site.shape is not None and len(site.shape) == 1 and self.dim is not None:
             return (
                 f"unit_norm would make every entry of shape {tuple(site.shape)} one or minus one: its slices "

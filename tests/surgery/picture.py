@@ -50,11 +50,11 @@ def _module(module: nn.Module, identities: bool) -> Iterator[tuple[str, object]]
             yield "children", [(name, _told(child, identities)) for name, child in value.items()]
             yield "kind of children", type(value)
         elif key in ("_parameters", "_buffers"):
-            yield key, list(value)
+            yield key, [name for name, _ in value.items()]
             for name, tensor in value.items():
                 if tensor is not None:
                     yield from ((f"{name} {what}", about) for what, about in _tensor(tensor, identities))
-        elif key.endswith(HOOKS):
+        elif key.endswith(HOOKS) and isinstance(value, dict):
             yield key, [(number, _hook(hook)) for number, hook in value.items()]
         elif key in ("_flat_weights", "_flat_weight_refs"):
             yield key, [_told(weight if key == "_flat_weights" else weight(), identities) for weight in value]

@@ -78,10 +78,9 @@ def test_one_raw_of_the_same_shape_is_the_old_parameter(spec: str, requires_grad
         assert first.note == "kept"
         assert first.grad is None
     added = {name for name in raws if name.rpartition(".")[2] in ("A", "B")}
-    fixed = {name for name in raws if name.rpartition(".")[2] == "base" or (spec.endswith("lora(2)") and name not in added)}
     for name, raw in raws.items():
-        assert raw.requires_grad is (name in added or (requires_grad and name != "base")), name
-    assert fixed or not added
+        # beside adapters nothing trains: their base is fixed, and what is below it gets no gradient
+        assert raw.requires_grad is (name in added or (requires_grad and not added)), name
 
 
 def test_order_of_parameters_and_children_is_kept():
@@ -141,7 +140,9 @@ def test_frozen_with_adapters_is_a_fine_tuning_setup():
     for name, tensor in before.items():
         assert torch.equal(after.get(name, after.get(f"{name}.base")), tensor), name
     surgery.bake(model)
-    assert {name for name, tensor in model.named_parameters() if tensor.requires_grad} == set()
+    # the bases were trainable until the adapters came; what a rule froze stays frozen
+    trainable = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
+    assert trainable == {f"blocks.{i}.conv{j}.weight" for i in (0, 1) for j in (1, 2)}
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -287,7 +288,7 @@ def test_parameters_in_lists_and_dictionaries():
 def test_buffers_are_meant_only_where_their_name_is_written():
     model, batch = Listed(), torch.randn(4, 3)
     surgery.apply_constraints(model, {"*.{scale,*t}": "positive"})
-    assert list(surgery.computed_parameters(model)) == ["scale"]
+    assert list(surgery.computed_parameters(model)) == ["scale", "first.weight", "last.weight"]
     surgery.apply_constraints(model, {"shift": "positive", "*.passing": "orthogonal"})
     assert bool((model.shift > 0).all())
     assert [parameter for name, parameter in model.named_parameters() if "shift" in name][0].requires_grad is False
@@ -306,6 +307,7 @@ def test_a_module_that_torch_parametrizes_keeps_its_parametrization():
     with pytest.raises(surgery.PlanError, match=r"rule '0\.weight': 'spectral' matches none"):
         surgery.apply_constraints(model, {"0.weight": "spectral"})
     surgery.undo(model)
+    assert type(model[0].bias) is nn.Parameter
 
 
 def test_a_child_whose_name_only_ends_in_parametrizations_is_a_child():
@@ -440,8 +442,8 @@ def test_a_replaced_constraint_starts_from_the_value():
 @pytest.mark.parametrize("existing", ["chain", "replace"])
 def test_adapters_on_a_frozen_weight_do_not_make_it_trained(existing: str):
     model = nn.Linear(4, 4)
-    plan = surgery.plan(model, {"*": "frozen", "weight": "lora(2)"})
-    plan.apply()
+    surgery.apply_constraints(model, {"*": "frozen"})
+    surgery.apply_constraints(model, {"weight": "lora(2)"})
     plan = surgery.plan(model, {"weight": "symmetric"}, existing=existing)
     plan.apply()
     trained = {role for role, raw in model.weight.raws.items() if raw.requires_grad}
@@ -455,10 +457,10 @@ class Doubled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.half = nn.Parameter(torch.eye(3))
+        self.part = nn.Parameter(torch.eye(3) / 2)
 
     def forward(self) -> Tensor:
-        return self.half * 2
+        return self.part * 2
 
 
 def test_a_module_without_inputs_is_replaced_but_not_chained():
@@ -518,6 +520,14 @@ class Outer(nn.Module):
         return torch.ones(len(value)), value
 
 
+def cubed(raw: Tensor) -> Tensor:
+    return raw**3
+
+
+def cube_root(value: Tensor) -> Tensor:
+    return value.sign() * value.abs() ** (1 / 3)
+
+
 def narrow_only(site: Site) -> str | None:
     """A factory."""
     return "spectral(bound=0.5)" if site.shape is not None and site.shape[0] < 4 else None
@@ -533,7 +543,7 @@ def narrow_only(site: Site) -> str | None:
         (Squared, "Squared", ["raw"]),
         (Outer(), "Outer", ["0", "1"]),
         (ExpTransform(), "TransformConstraint(ExpTransform())", ["raw"]),
-        (function(torch.exp, torch.log), "FunctionConstraint(exp, inverse=log)", ["raw"]),
+        (function(cubed, cube_root), "FunctionConstraint(cubed, inverse=cube_root)", ["raw"]),
         (narrow_only, "spectral(bound=0.5)", ["raw"]),
         (lambda site: Orthogonal(), "orthogonal", ["raw"]),
         (lambda site: Squared, "Squared", ["raw"]),
@@ -676,9 +686,9 @@ def test_weights_from_safetensors(tmp_path: Path):
     model.load_state_dict(load_file(tmp_path / "file.safetensors"), assign=True)
     trains_and_comes_back(model)
     surgery.apply_constraints(model, {"*.weight": "symmetric"})
-    expected = model[0].weight.detach().clone()
     model.load_state_dict(load_file(tmp_path / "file.safetensors"), assign=True)
-    assert torch.equal(model[0].weight, (source[0].weight / 2 + source[0].weight.T / 2)) or not torch.equal(expected, expected)
+    half = source[0].weight.detach() / 2
+    assert torch.equal(model[0].weight, half + half.T)
 
 
 @pytest.mark.parametrize("mapped", [False, True])
@@ -720,7 +730,9 @@ def test_apply_under_no_grad_and_in_inference_mode_gives_raws_that_train():
         with context:
             surgery.apply_constraints(model, {"weight": "symmetric | lora(2)"})
         model(batch).sum().backward()
-        assert all(raw.grad is not None for raw in model.weight.raws.values() if raw.requires_grad)
+        trained = {name for name, raw in model.weight.raws.items() if raw.requires_grad}
+        assert trained == {"constraints.1.A", "constraints.1.B"}  # what is below an adapter's base gets no gradient
+        assert all(model.weight.raws[name].grad is not None for name in trained)
         with context:
             surgery.bake(model)
         model(batch).sum().backward()
@@ -884,15 +896,19 @@ def test_a_model_is_expected():
         surgery.apply_constraints(nn.Linear(3, 3), {"weight": "spectral"}, existing="x")
 
 
-FOREIGN_RAWS = """
+LOADED_FROM_A_FILE = """
 import io, torch
 from torch import nn
 import surgery
+
+def through_a_file(saved, **how):
+    file = io.BytesIO()
+    torch.save(saved, file)
+    file.seek(0)
+    return torch.load(file, **how)
+
 model = surgery.apply_constraints(nn.Linear(40, 40), {"weight": "symmetric"})
-file = io.BytesIO()
-torch.save(model.state_dict(), file)
-file.seek(0)
-model.load_state_dict(torch.load(file), assign=True)
+{load}
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 for _ in range(2):
     model(torch.randn(2, 40)).sum().backward()
@@ -902,11 +918,20 @@ print("done")
 """
 
 
-def test_raws_that_a_load_assigned_from_a_file_train():
-    """In a process of its own: torch crashes where a snapshot is taken of memory that it did not allocate."""
+@pytest.mark.xfail(reason="computed.watching.snapshot takes snapshots of memory that torch did not allocate", strict=True)
+@pytest.mark.parametrize(
+    "load",
+    [
+        "model.load_state_dict(through_a_file(model.state_dict()), assign=True)",
+        "model = through_a_file(model, weights_only=False)",
+        "model.weight.raws['raw'].data = through_a_file(model.state_dict())['weight.raw']",
+    ],
+    ids=["assigned", "whole", "data"],
+)
+def test_raws_in_the_memory_of_a_file_train(load: str):
+    """In a process of its own: torch crashes at a write to memory that it did not allocate, where a snapshot lives."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LOADED_FROM_A_FILE.replace("{load}", load)]
     root = Path(__file__).parents[2]
-    ran = subprocess.run(
-        [sys.executable, "-c", FOREIGN_RAWS], cwd=root, env=environment, capture_output=True, text=True, check=False
-    )
+    ran = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (0, "done\n"), ran.stderr[-2000:]

@@ -195,6 +195,17 @@ def test_refuses_with_a_reason_and_an_exemption(name):
             ComputedParameter.from_value(value, CONSTRAINTS[name]())
 
 
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,)])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_takes_a_weight_without_entries_or_says_why_not(name, shape):
+    if not takes(name, torch.ones(shape)):
+        return
+    parameter = make(name, torch.ones(shape))
+    assert parameter.detach().shape == shape
+    if name in STRICT:
+        assert excess(parameter) <= 0
+
+
 @pytest.mark.parametrize("name", STRICT)
 def test_is_inside_for_any_raws(name):
     for scale in (0.0, 1e-3, 1.0, 30.0, 1e4):
@@ -250,6 +261,24 @@ def test_evaluates_under_vmap(name):
     found = torch.vmap(value_of)(state, *raws)
     for one, parameter in zip(found, parameters, strict=True):
         torch.testing.assert_close(one, parameter.value(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_differentiates_under_transforms(name):
+    parameter = make(name, 0.3 + torch.rand(4, 4))
+    raws = {role: raw.detach().clone() for role, raw in parameter.named_parameters()}
+    inputs = torch.randn(3, 4)
+
+    def loss(raws: dict[str, Tensor], x: Tensor) -> Tensor:
+        return (torch.func.functional_call(parameter, raws, ()) @ x).square().sum()
+
+    each = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(raws, inputs)
+    sum((parameter @ x).square().sum() for x in inputs).backward()
+    for role, raw in parameter.named_parameters():
+        if raw.grad is not None:
+            torch.testing.assert_close(each[role].sum(0), raw.grad, rtol=1e-4, atol=1e-5)
+    second = torch.func.hessian(loss)(raws, inputs[0])
+    assert all(block.isfinite().all() for blocks in second.values() for block in blocks.values())
 
 
 @pytest.mark.parametrize("training", [True, False])
