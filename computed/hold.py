@@ -229,7 +229,9 @@ def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> 
     if not CAN_WATCH or not all(member.may_hold(training=training) for member in members):
         return None
     try:
-        hold = Hold(members, training=training, with_graph=with_graph)
+        # a snapshot taken in inference mode could never be part of a graph
+        with torch.inference_mode(mode=False):
+            hold = Hold(members, training=training, with_graph=with_graph)
     except UnwatchableError:
         return None
     return None if foreign_leaves(hold.inner, hold.leaves) else hold

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, median
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ STEPS = 1000
 EVERY = 100
 STARTS = 11
 BATCH = 16
+SMOOTHED = 10  # steps that one point of a drawn loss is the mean of
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "spectral_target.png"
 OURS, RAW, TEXT, MUTED = "#1f5fa8", "#b8860b", "#222222", "#9db7d5"
 
@@ -76,11 +78,6 @@ def fit(seed: int, steps: int = STEPS) -> Fit:
     return Fit(losses, of_value, of_raw, (linear.weight - target).abs().max().item())
 
 
-def median(numbers: Sequence[float]) -> float:
-    """The middle one, of the two middle ones the smaller."""
-    return torch.tensor(numbers, dtype=torch.float64).median().item()
-
-
 def print_table(fits: Sequence[Fit]) -> None:
     """Published losses beside the median, the least and the largest of ours."""
     print(f"{'step':>6}{'published':>12}{'ours, median':>15}{'least':>11}{'largest':>11}")
@@ -90,7 +87,9 @@ def print_table(fits: Sequence[Fit]) -> None:
     errors = [one.error for one in fits]
     inside = sum(error < PUBLISHED_ERROR for error in errors)
     print(f"\nlargest error of an entry at the end: median {median(errors):.1e} (published: within {PUBLISHED_ERROR});")
-    print(f"{inside} of {len(fits)} starts are within {PUBLISHED_ERROR}, those that began with a larger norm are later:")
+    print(
+        f"{inside} of {len(fits)} starts are within {PUBLISHED_ERROR}, those that began with a larger norm are later:"
+    )
     for one in sorted(fits, key=lambda one: one.of_raw[0]):
         print(f"  start of norm {one.of_raw[0]:.2f}   error {one.error:.1e}")
     furthest = max(abs(value - 1) for one in fits for value in one.of_value)
@@ -105,22 +104,25 @@ def draw(fits: Sequence[Fit], picture: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(8, 7), sharex=True, height_ratios=(3, 2), layout="constrained", dpi=100
+        2, 1, figsize=(8, 6.4), sharex=True, height_ratios=(3, 2), layout="constrained", dpi=100
     )
     steps = range(len(fits[0].losses))
+    thinned = steps[::SMOOTHED]
+    smooth = [[mean(one.losses[step : step + SMOOTHED]) for step in thinned] for one in fits]
     for index, one in enumerate(fits):
-        above.semilogy(steps, one.losses, color=MUTED, linewidth=0.6, label=None if index else "each start")
-        below.plot(steps, one.of_raw, color=RAW, linewidth=0.8, alpha=0.6, label=None if index else "raw, each start")
-        below.plot(steps, one.of_value, color=OURS, linewidth=1.6, label=None if index else "value, all starts")
-    above.semilogy(
-        steps, [median(losses) for losses in zip(*(one.losses for one in fits), strict=True)],
-        color=OURS, linewidth=1.4, label=f"median of {len(fits)} starts",
-    )  # fmt: skip
-    above.plot(range(0, STEPS, EVERY), PUBLISHED, "o", color=TEXT, markersize=6, label="published in the essay")
-    above.set(ylabel="mean squared error (log)", ylim=(1e-6, 4), title="A 3 to 4 Linear under a spectral norm of 1")
-    below.set(ylabel="largest singular value", xlabel="step of SGD", xlim=(0, len(steps)), ylim=(0, None))
-    for axes, place in ((above, "lower left"), (below, "center right")):
-        axes.legend(loc=place, frameon=True, framealpha=0.9)
+        above.semilogy(thinned, smooth[index], color=MUTED, linewidth=0.9, label=None if index else "each start")
+        below.plot(steps, one.of_raw, color=RAW, linewidth=0.9, label=None if index else "raw, each start")
+        below.plot(steps, one.of_value, color=OURS, linewidth=2, label=None if index else "value, every start")
+    medians = [median(losses) for losses in zip(*smooth, strict=True)]
+    above.semilogy(thinned, medians, color=OURS, linewidth=2, label=f"median of {len(fits)} starts")
+    above.plot(range(0, STEPS, EVERY), PUBLISHED, "o", color=TEXT, clip_on=False, zorder=3, label="published")
+    above.set(ylabel="mean squared error (log)", ylim=(1e-6, 4))
+    above.set_title("A Linear from 3 to 4 under a spectral norm of 1 learns a target of norm 1")
+    top = 1.25 * max(max(one.of_raw) for one in fits)
+    below.set(ylabel="largest singular value", xlabel="step of SGD", xlim=(0, len(steps)), ylim=(0, top))
+    above.legend(loc="lower left", frameon=False)
+    below.legend(loc="upper right", frameon=False, ncols=2)
+    for axes in (above, below):
         axes.grid(color="#e4e4e4", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     picture.parent.mkdir(parents=True, exist_ok=True)

