@@ -13,16 +13,25 @@ from computed.evaluation import invert
 from computed.parameter import ComputedParameter
 
 
-def accept_plain_keys(host: nn.Module, state_dict: dict[str, Any], prefix: str, *unused: Any) -> None:
+def accept_plain_keys(host: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
     """Replace each plain key of a computed parameter by the keys of its raws and state."""
+    errors: list[str] = others[-1]
     for name, child in host._modules.items():
         key = prefix + name
+        if isinstance(child, ComputedParameter) and not child.persistent:
+            # what was a buffer that is not saved may be missing: then it stays as it is
+            for own, tensor in child.state_dict(prefix=key + ".").items():
+                state_dict.setdefault(own, tensor)
         if isinstance(child, ComputedParameter) and isinstance(state_dict.get(key), Tensor):
-            value: Tensor = state_dict[key]
-            # a wrong shape is left for torch to report, under the plain name
+            value: Tensor = state_dict.pop(key)
             if value.shape == child.shape:
-                del state_dict[key]
                 state_dict.update(keys_for_value(child, value, key + "."))
+            else:
+                # in torch's words, and as in torch also where strict=False
+                errors.append(
+                    f"size mismatch for {key}: copying a param with shape {value.shape} from checkpoint, the shape in "
+                    f"current model is {child.shape}."
+                )
 
 
 def keys_for_value(parameter: ComputedParameter, value: Tensor, prefix: str) -> dict[str, Tensor]:

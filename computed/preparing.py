@@ -142,12 +142,18 @@ def parameter_from_value(value: Tensor, spec: object) -> ComputedParameter:
 
 
 def _own_raws(prepared: Prepared, position: int, like: Tensor) -> tuple[Tensor, ...]:
-    """The raws that a link has of its own: all for the first, all but the carrier for a later one."""
+    """The raws that a link has of its own: all for the first, all but the carrier for a later one.
+
+    Where projection waits, the first one is the value until then: `parameters()` is read without an access to it.
+    """
     first = 1 if position else 0
     if prepared.preimages is not None:
         return prepared.preimages[position].raws[first:]
     shapes = prepared.raw_shapes[position][first:]
-    return tuple(torch.zeros(shape, dtype=like.dtype, device=like.device) for shape in shapes)
+    zeros = [torch.zeros(shape, dtype=like.dtype, device=like.device) for shape in shapes]
+    if position == 0 and shapes and shapes[0] == like.shape:
+        zeros[0] = like.detach()
+    return tuple(zeros)
 
 
 def reached_by_gradients(links: Sequence[Link], position: int) -> bool:

@@ -71,11 +71,14 @@ HELD_OUT = (
     ("How do I bake sourdough bread?", "What is a good recipe for a rustic loaf?"),
     ("The cat is asleep on the sofa.", "A kitten naps on the couch."),
     ("Scientists have discovered a new planet.", "Astronomers found an unknown world near a distant star."),
-    ("My flight was cancelled because of the storm.", "Bad weather grounded the airliner I was booked on."),
+    ("My flight was cancelled due to the storm.", "Bad weather grounded the airliner I was booked on."),
 )
+
+SENTENCES = [sentence for pair in HELD_OUT for sentence in pair]
 
 Pairs = Sequence[tuple[str, str]]
 Table = Mapping[str, Tensor]
+Record = list[tuple[str, Tensor, bool, Tensor]]
 
 
 def weights_folder() -> Path:
@@ -145,17 +148,19 @@ def largest_singular_value(weight: Tensor) -> float:
     return torch.linalg.matrix_norm(weight.detach(), 2).item()
 
 
-def objects_and_bits(model: nn.Module) -> list[tuple[str, int, bool, Tensor]]:
-    """Of each parameter and buffer, in order: name, identity, whether it is trained, a copy of its numbers."""
+def objects_and_bits(model: nn.Module) -> Record:
+    """Of each parameter and buffer, in order: name, the object itself, whether it is trained, a copy of its numbers."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    return [(name, id(tensor), tensor.requires_grad, tensor.detach().clone()) for name, tensor in tensors]
+    return [(name, tensor, tensor.requires_grad, tensor.detach().clone()) for name, tensor in tensors]
 
 
-def same_objects_and_bits(model: nn.Module, before: list[tuple[str, int, bool, Tensor]]) -> bool:
-    """Whether names, order, identities, flags and every bit are what they were."""
+def same_objects_and_bits(model: nn.Module, before: Record) -> bool:
+    """Whether names, order, objects, flags and every bit are what they were."""
     now = objects_and_bits(model)
-    same_facts = [entry[:3] for entry in now] == [entry[:3] for entry in before]
-    return same_facts and all(torch.equal(a, b) for (*_, a), (*_, b) in zip(now, before, strict=True))
+    return len(now) == len(before) and all(
+        new[0] == old[0] and new[1] is old[1] and new[2] == old[2] and torch.equal(new[3], old[3])
+        for new, old in zip(now, before, strict=True)
+    )
 
 
 def heading(text: str) -> None:
@@ -171,18 +176,17 @@ def prove(claim: str, *, holds: bool) -> None:
 
 
 def print_similarities(pairs: Pairs, columns: Table) -> None:
-    """A line for each pair of paraphrases, and one for the mean over all pairs that are none."""
-    print(f"{'cosine of':<44}" + "".join(f"{name:>12}" for name in columns))
-    for index, (first, _) in enumerate(pairs):
-        cells = "".join(f"{cosines[index, index].item():12.2f}" for cosines in columns.values())
-        print(f"{_shortened(first, 43):<44}{cells}")
-    apart = ~torch.eye(len(pairs), dtype=torch.bool)
-    cells = "".join(f"{cosines[apart].mean().item():12.2f}" for cosines in columns.values())
-    print(f"{'all pairs that are no paraphrases, mean':<44}{cells}")
+    """A line for each pair of paraphrases, and one for the mean over all other pairs."""
+    lines = [(first, [cosines[index, index] for cosines in columns.values()]) for index, (first, _) in enumerate(pairs)]
+    lines.append(("mean over unrelated sentences", [unrelated(cosines) for cosines in columns.values()]))
+    print(f"{'cosine with its paraphrase':<44}" + "".join(f"{name:>12}" for name in columns))
+    for name, cells in lines:
+        print(f"{name:<44}" + "".join(f"{cell:12.2f}" for cell in cells))
 
 
-def _shortened(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 3].rstrip() + "..."
+def unrelated(cosines: Tensor) -> float:
+    """The mean cosine of the pairs that are no paraphrases."""
+    return cosines[~torch.eye(len(cosines), dtype=torch.bool)].mean().item()
 
 
 def show_plan(model: nn.Module) -> surgery.Plan:
@@ -202,11 +206,14 @@ def show_apply(plan: surgery.Plan, model: nn.Module, tokenizer: Any) -> Table:
     before = similarities(model, tokenizer, HELD_OUT)
     sigma = largest_singular_value(model.get_parameter(WIDEST))
     plan.apply()
+    after = similarities(model, tokenizer, HELD_OUT)
     host = model.get_submodule(WIDEST.removesuffix(".weight"))
-    print(f"{host}\n")
-    columns = {"pretrained": before, "constrained": similarities(model, tokenizer, HELD_OUT)}
+    columns = {"pretrained": before, "constrained": after}
+    print(f"{WIDEST}:")
+    print(f"  host {type(host).__name__}, weight {type(host.weight).__name__}({host.weight.spec})")
+    print(f"  largest singular value {sigma:.2f} -> {largest_singular_value(host.weight):.2f}\n")
     print_similarities(HELD_OUT, columns)
-    print(f"\nlargest singular value of that weight: {sigma:.2f} -> {largest_singular_value(host.weight):.2f}")
+    print(f"\nSmaller matrices move unrelated sentences together: {unrelated(before):.2f} -> {unrelated(after):.2f}.")
     return columns
 
 
@@ -222,45 +229,37 @@ def show_training(model: nn.Module, tokenizer: Any, columns: Table) -> None:
     trainable = (parameter for parameter in model.parameters() if parameter.requires_grad)
     train(model, tokenizer, trainable, steps=STEPS, report=report)
     print()
-    print_similarities(HELD_OUT, {**columns, "trained": similarities(model, tokenizer, HELD_OUT)})
+    after = similarities(model, tokenizer, HELD_OUT)
+    print_similarities(HELD_OUT, {**columns, "trained": after})
+    print(f"\nTraining moved unrelated ones apart: {unrelated(columns['constrained']):.2f} -> {unrelated(after):.2f}.")
     checked = surgery.check(model)
     largest = max(row.violation or 0.0 for row in checked)
-    print()
-    prove(
-        f"{len(checked)} of {len(checked)} matrices within their bound (largest violation {largest:.1e})",
-        holds=checked.ok,
-    )
+    claim = f"{len(checked)} of {len(checked)} matrices within their bound (largest violation {largest:.1e})"
+    prove(claim, holds=checked.ok)
 
 
 def show_bake(model: nn.Module, tokenizer: Any, plain_keys: Sequence[str]) -> Tensor:
     """Bake, and prove that nothing changed by it; returns the embeddings."""
     heading("4. Baked: plain parameters again")
-    sentences = [sentence for pair in HELD_OUT for sentence in pair]
     with torch.no_grad():
-        constrained = embed(model, tokenizer, sentences)
+        constrained = embed(model, tokenizer, SENTENCES)
         surgery.bake(model)
-        baked = embed(model, tokenizer, sentences)
-    prove(
-        "the embeddings of the baked model are those of the constrained one, bit for bit",
-        holds=torch.equal(constrained, baked),
-    )
-    prove(
-        "its state dict has the keys of the pretrained model, in their order",
-        holds=list(model.state_dict()) == plain_keys,
-    )
+        baked = embed(model, tokenizer, SENTENCES)
+    prove("baked and constrained embeddings are equal, bit for bit", holds=torch.equal(constrained, baked))
+    as_pretrained = not surgery.computed_parameters(model) and list(model.state_dict()) == plain_keys
+    prove("nothing is computed any more; the state dict has its old keys, in order", holds=as_pretrained)
     return baked
 
 
 def show_saving(model: nn.Module, tokenizer: Any, embeddings: Tensor) -> None:
     """Save as any transformers model is saved, and load without this library."""
     heading("5. Saved by save_pretrained, loaded by plain transformers")
-    sentences = [sentence for pair in HELD_OUT for sentence in pair]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         print(", ".join(sorted(file.name for file in Path(folder).iterdir())))
         loaded, its_tokenizer = load(Path(folder))
-        again = embed(loaded, its_tokenizer, sentences)
+        again = embed(loaded, its_tokenizer, SENTENCES)
     prove("the loaded model gives the same embeddings, bit for bit", holds=torch.equal(again, embeddings))
 
 

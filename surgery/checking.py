@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from computed.constraint import Constraint
-from computed.evaluation import last_arguments, promoted
+from computed.evaluation import last_arguments
+from computed.linalg import in_double
 from computed.parameter import ComputedParameter
 from surgery.finding import Found, find
 from surgery.tables import Tabular
@@ -109,9 +110,9 @@ def _measured(name: str, spec: str, parameter: ComputedParameter) -> Row:
         return Row(name, spec, None, None, "on meta")
     with torch.no_grad():
         value = parameter.baked_value()
-        # what a narrow dtype stores is measured in a wide one: there a bound would be rounded as the value is
-        raws = [promoted(raw) for raw in last_arguments(parameter.links, parameter.raw_tensors(), training=False)]
-        violation = float(last.violation(promoted(value), raws))
+        # in the dtype that stores the value, a bound would be rounded as the value is
+        raws = [in_double(raw) for raw in last_arguments(parameter.links, parameter.raw_tensors(), training=False)]
+        violation = float(last.violation(in_double(value), raws))
     return Row(name, spec, violation, float(last.tolerance(value.dtype)))
 
 

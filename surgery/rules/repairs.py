@@ -27,9 +27,11 @@ def repaired(text: str, known: Vocabulary) -> Iterator[str]:
 
 def as_expressions(text: str) -> Iterator[str]:
     """``layer(1|2).weight``, or ``re:query``: a regular expression, or one that was meant to be searched for."""
+    if REPEATED_GROUP.search(text):
+        return
     if text.startswith(EXPRESSION):
         yield from _wider(text.removeprefix(EXPRESSION))
-    elif REGULAR.search(text) and not REPEATED_GROUP.search(text) and len(re.findall("[*+]", text)) <= FEW_REPEATS:
+    elif REGULAR.search(text) and len(re.findall("[*+]", text)) <= FEW_REPEATS:
         yield EXPRESSION + text
 
 
@@ -41,10 +43,11 @@ def is_hopeless(text: str, known: Vocabulary) -> bool:
 
 
 def _wider(expression: str) -> Iterator[str]:
-    head, tail = expression.removeprefix("^"), expression.removesuffix("$")
-    yield f"{EXPRESSION}.*{head}"
-    yield f"{EXPRESSION}{tail}.*"
-    yield f"{EXPRESSION}.*{head.removesuffix('$')}.*"
+    before, after = ("" if expression.startswith(".*") else ".*"), ("" if expression.endswith(".*") else ".*")
+    inner = expression.removeprefix("^").removesuffix("$")
+    yield f"{EXPRESSION}{before}{expression.removeprefix('^')}"
+    yield f"{EXPRESSION}{expression.removesuffix('$')}{after}"
+    yield f"{EXPRESSION}{before}{inner}{after}"
 
 
 def _respelt(text: str, known: Vocabulary) -> Iterator[str]:

@@ -11,6 +11,8 @@ from surgery.rules.matching import Name
 
 WORD = re.compile(r"\w+")
 SET = re.compile(r"\[[^]]+\]?")  # its letters are no words
+CLOSED_BEFORE = frozenset(("", ".", "{", ",", "@"))
+CLOSED_AFTER = frozenset(("", ".", "}", ",", "@"))
 LEAVES = 4
 
 
@@ -93,4 +95,4 @@ def words(text: str) -> Iterator[Word]:
         begin, end = found.span()
         before, after = readable[:begin][-1:], readable[end:][:1]
         is_type = "." not in readable[:begin].rpartition("@")[2] and "@" in readable[:begin]
-        yield Word(found.group(), begin, end, before in set("*?[}"), after in set("*?[{"), is_type)
+        yield Word(found.group(), begin, end, before not in CLOSED_BEFORE, after not in CLOSED_AFTER, is_type)

@@ -128,7 +128,7 @@ NOT_IN_TORCHS_LIST = [
 def made(info: ModuleInfo, sample: ModuleInput) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "enable_nested_tensor is True", UserWarning)  # it would not be used
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         module: nn.Module = info.module_cls(*sample.constructor_input.args, **sample.constructor_input.kwargs)
     return module
 
@@ -173,7 +173,7 @@ def run(module: nn.Module, sample: ModuleInput) -> tuple[list[Tensor], list[Tens
     """The outputs, and the inputs that gradients can reach, all of this run's own."""
     given = sample.forward_input
     args, kwargs = pytree.tree_map(own_leaf, (given.args, given.kwargs))
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     outputs = module(*args, **kwargs)
     return tensors_of(outputs), [leaf for leaf in tensors_of((args, kwargs)) if leaf.requires_grad]
 
@@ -190,7 +190,7 @@ def tensors_of(tree: Any) -> list[Tensor]:
 
 def run_backward(outputs: list[Tensor]) -> None:
     trained = [output for output in outputs if output.requires_grad]
-    torch.manual_seed(2)
+    torch.default_generator.manual_seed(2)
     if trained:
         torch.autograd.backward(trained, [torch.randn_like(output) for output in trained])
 

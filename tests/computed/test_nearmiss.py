@@ -38,7 +38,7 @@ def test_what_others_call_it_comes_first():
     assert near_misses("Softplus", NAMES, others) == ("positive",)
     assert near_misses("gone", NAMES, others) == (), "a name that is no candidate is not offered"
     assert near_misses("symmetrical", NAMES, others)[:2] == ("skew", "symmetric")
-    assert near_misses("R", ["radius", "rank"], {"r": "rank", "R": "radius"}) == ("radius",)
+    assert near_misses("R", ["radius", "rank"], {"R": "radius", "r": "rank"}) == ("radius",)
 
 
 def test_case_comes_before_spelling_and_ties_keep_their_order():

@@ -51,11 +51,13 @@ def title(op: OpInfo) -> str:
     return f"{op.name}.{op.variant_test_name}" if op.variant_test_name else op.name
 
 
-def sample_inputs(op: OpInfo, dtype: torch.dtype, count: int | None) -> tuple[SampleInput, ...]:
+def sample_inputs(op: OpInfo, dtype: torch.dtype) -> Iterator[SampleInput]:
     """Inputs with a tensor of ``dtype``, itself or in a list, as first argument."""
-    torch.manual_seed(0)
-    found = (each for each in op.sample_inputs("cpu", dtype, requires_grad=False) if first_tensor(each.input, dtype))
-    return tuple(itertools.islice(found, count))
+    torch.default_generator.manual_seed(0)
+    # without the tracking of op.sample_inputs, which takes longer than the operations do
+    for sample in op.sample_inputs_func(op, "cpu", dtype, requires_grad=False):
+        if first_tensor(sample.input, dtype):
+            yield sample
 
 
 def first_tensor(argument: Any, dtype: torch.dtype) -> bool:
@@ -63,21 +65,26 @@ def first_tensor(argument: Any, dtype: torch.dtype) -> bool:
     return isinstance(first, Tensor) and first.dtype == dtype and first.layout == torch.strided
 
 
+def float_samples() -> Iterator[tuple[OpInfo, SampleInput]]:
+    """Each operation that takes a float tensor first, with one sample."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for op in op_db:
+            if title(op) not in NOT_RUN and torch.float32 in op.dtypes:
+                yield from ((op, sample) for sample in itertools.islice(sample_inputs(op, torch.float32), 1))
+
+
+ONE_EACH = {title(op): (op, sample) for op, sample in float_samples()}
+OPERATIONS = [op for op, _ in ONE_EACH.values()]
+
+
 def run_with(op: OpInfo, size: str) -> Iterator[tuple[SampleInput, torch.dtype]]:
-    dtypes = (torch.float32,) if size == "small" else (torch.float32, torch.float64, torch.bfloat16)
-    for dtype in dtypes:
+    if size == "small":
+        yield ONE_EACH[title(op)][1], torch.float32
+        return
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
         if dtype in op.dtypes:
-            for sample in sample_inputs(op, dtype, 1 if size == "small" else None):
-                yield sample, dtype
-
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    OPERATIONS = [
-        op
-        for op in op_db
-        if title(op) not in NOT_RUN and torch.float32 in op.dtypes and sample_inputs(op, torch.float32, 1)
-    ]
+            yield from ((sample, dtype) for sample in sample_inputs(op, dtype))
 
 
 def computed(argument: Any, dtype: torch.dtype) -> Any:
@@ -99,7 +106,7 @@ def is_ours(leaf: Any, dtype: torch.dtype) -> bool:
 
 
 def called(function: Callable[..., Any], first: Any, sample: SampleInput) -> Any:
-    torch.manual_seed(1)
+    torch.default_generator.manual_seed(1)
     return function(first, *sample.args, **sample.kwargs)
 
 
@@ -151,7 +158,7 @@ def gradients(outputs: Any, leaves: list[Tensor]) -> list[Tensor | None]:
     trained = [out for out in trained if out.layout == torch.strided and (out.is_floating_point() or out.is_complex())]
     if not trained:
         return []
-    torch.manual_seed(2)
+    torch.default_generator.manual_seed(2)
     return list(
         torch.autograd.grad(trained, leaves, [torch.randn_like(out) for out in trained], allow_unused=True)
     )

@@ -55,6 +55,8 @@ def test_a_text_is_read(text: str, calls: tuple[Call, ...]):
         ("  ", None, "it is empty"),
         ("None", 1, "None is no name; to exempt a parameter write 'none'"),
         ("skew |", 7, "nothing follows the last '|'"),
+        ("  skew |", 9, "nothing follows the last '|'"),
+        ("  skew # it", 8, "a spec has no comments"),
         ("| skew", 1, "nothing stands before the first '|'"),
         ("skew || spectral", 7, "nothing stands between '|' and '|'"),
         ("  skew | 3", 10, "'3' is neither a name nor a call of one"),

@@ -161,7 +161,10 @@ def test_the_last_rule_decides_and_none_exempts():
     surgery.apply_constraints(model, rules)
     specs = {name: weight.spec for name, weight in surgery.computed_parameters(model).items()}
     assert specs == {"stem.weight": "spectral(norm=1.0, dim=0)", "blocks.1.conv1.weight": "orthogonal(dim=0)"}
-    assert [name for name, tensor in model.named_parameters() if not tensor.requires_grad] == ["head.weight", "head.bias"]
+    assert [name for name, tensor in model.named_parameters() if not tensor.requires_grad] == [
+        "head.weight",
+        "head.bias",
+    ]
 
 
 # ties
@@ -194,7 +197,9 @@ def test_the_last_rule_that_matches_any_name_of_a_tie_decides():
 def test_a_tie_can_be_refused():
     model = TiedLM()
     before = picture(model)
-    message = r"embedding\.weight \(Embedding\), rule 'head.weight': 'orthogonal': is tied to head\.weight; pass tie='share'"
+    message = (
+        r"embedding\.weight \(Embedding\), rule 'head.weight': 'orthogonal': is tied to head\.weight; pass tie='share'"
+    )
     with pytest.raises(surgery.PlanError, match=message):
         surgery.apply_constraints(model, {"head.weight": "orthogonal"}, tie="error")
     assert differences(before, picture(model)) == []
@@ -254,7 +259,9 @@ def test_a_split_tie_trains_where_the_other_part_is_frozen():
 def test_one_half_of_a_tie_cannot_be_frozen():
     model = TiedLM()
     before = picture(model)
-    with pytest.raises(surgery.PlanError, match=r"head\.weight, rule 'head\.\*': is tied to embedding\.weight, which would be"):
+    with pytest.raises(
+        surgery.PlanError, match=r"head\.weight, rule 'head\.\*': is tied to embedding\.weight, which would be"
+    ):
         surgery.apply_constraints(model, {"head.*": "frozen"}, tie="split")
     assert differences(before, picture(model)) == []
     surgery.apply_constraints(model, {"head.*": "frozen"})
@@ -294,7 +301,9 @@ def test_buffers_are_meant_only_where_their_name_is_written():
     assert [parameter for name, parameter in model.named_parameters() if "shift" in name][0].requires_grad is False
     model(batch)
     norm = nn.BatchNorm1d(3)
-    with pytest.raises(surgery.PlanError, match=r"num_batches_tracked \(BatchNorm1d\).*has dtype int64; only float tensors"):
+    with pytest.raises(
+        surgery.PlanError, match=r"num_batches_tracked \(BatchNorm1d\).*has dtype int64; only float tensors"
+    ):
         surgery.apply_constraints(norm, {"*.num_batches_tracked": "positive"})
 
 
@@ -335,10 +344,22 @@ def owning(kind: type[nn.Module]) -> nn.Module:
         (Owning, "scale", r"scale \(Owning\).* is owned directly by a Owning, which calls its children"),
         (lambda: owning(nn.ModuleList), "scale", r"is owned directly by a ModuleList, .* into a module of its own"),
         (lambda: owning(nn.ModuleDict), "scale", r"is owned directly by a ModuleDict"),
-        (lambda: nn.Embedding(3, 3, max_norm=1.0), "weight", r"Embedding\(max_norm=1\.0\).*; set max_norm=None and use"),
+        (
+            lambda: nn.Embedding(3, 3, max_norm=1.0),
+            "weight",
+            r"Embedding\(max_norm=1\.0\).*; set max_norm=None and use",
+        ),
         (lambda: nn.EmbeddingBag(3, 3, max_norm=1.0), "weight", r"EmbeddingBag\(max_norm=1\.0\)"),
-        (lambda: nn.Embedding(3, 3, sparse=True), "weight", r"has sparse gradients \(Embedding\(sparse=True\)\).* set sparse=False"),
-        (lambda: torch.jit.script(nn.Linear(3, 3)), "weight", r"stands in a RecursiveScriptModule, .* before torch\.jit\.script"),
+        (
+            lambda: nn.Embedding(3, 3, sparse=True),
+            "weight",
+            r"has sparse gradients \(Embedding\(sparse=True\)\).* set sparse=False",
+        ),
+        (
+            lambda: torch.jit.script(nn.Linear(3, 3)),
+            "weight",
+            r"stands in a RecursiveScriptModule, .* before torch\.jit\.script",
+        ),
         (lambda: torch.jit.trace(nn.Linear(3, 3), torch.ones(3)), "weight", r"stands in a TopLevelTracedModule"),
         (lambda: nn.Sequential(torch.jit.script(nn.Linear(3, 3))), "0.weight", r"stands in a RecursiveScriptModule"),
     ],
@@ -373,7 +394,9 @@ def overlapping() -> nn.Module:
 def test_a_parameter_inside_another_ones_memory_is_refused(name: str):
     model = overlapping()
     before = picture(model)
-    message = rf"{name} \(Module\), rule '{name}': 'spectral': shares its storage with a, so a write to one would change"
+    message = (
+        rf"{name} \(Module\), rule '{name}': 'spectral': shares its storage with a, so a write to one would change"
+    )
     with pytest.raises(surgery.PlanError, match=message):
         surgery.apply_constraints(model, {name: "spectral"})
     assert differences(before, picture(model)) == []
@@ -764,9 +787,13 @@ def test_a_built_ddp_takes_what_needs_no_new_raws(process_group: None, inside: b
     model, prefix = (nn.ModuleDict({"net": wrapped}), "net.module.") if inside else (wrapped, "module.")
     before = picture(model)
     for spec in ("lora(2)", "weight_norm", Outer()):
-        with pytest.raises(surgery.PlanError, match=r"wrapped by DistributedDataParallel, .* constrain first, then wrap"):
+        with pytest.raises(
+            surgery.PlanError, match=r"wrapped by DistributedDataParallel, .* constrain first, then wrap"
+        ):
             surgery.apply_constraints(model, {f"{prefix}0.weight": spec})
-    with pytest.raises(surgery.PlanError, match=r"waits for the gradient of every parameter .* freeze first, then wrap"):
+    with pytest.raises(
+        surgery.PlanError, match=r"waits for the gradient of every parameter .* freeze first, then wrap"
+    ):
         surgery.apply_constraints(model, {f"{prefix}0.weight": "frozen"})
     assert differences(before, picture(model)) == []
     surgery.apply_constraints(model, {f"{prefix}0.weight": "spectral(bound=0.1)"})
@@ -918,7 +945,9 @@ print("done")
 """
 
 
-@pytest.mark.xfail(reason="computed.watching.snapshot takes snapshots of memory that torch did not allocate", strict=True)
+@pytest.mark.xfail(
+    reason="computed.watching.snapshot takes snapshots of memory that torch did not allocate", strict=True
+)
 @pytest.mark.parametrize(
     "load",
     [

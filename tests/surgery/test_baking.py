@@ -71,7 +71,9 @@ def test_the_output_is_that_of_eval_bit_for_bit(build: Build, spec: str, mode: b
 
 
 @pytest.mark.parametrize(("build", "inputs", "rules"), EVERY_MODEL)
-def test_a_baked_model_has_the_keys_and_order_of_the_plain_one(build: Build, inputs: Callable[[], Tensor], rules: Rules):
+def test_a_baked_model_has_the_keys_and_order_of_the_plain_one(
+    build: Build, inputs: Callable[[], Tensor], rules: Rules
+):
     model, batch = build(), inputs()
     plain = copy.deepcopy(model)
     parameters = [name for name, _ in model.named_parameters()]
@@ -209,7 +211,9 @@ def test_a_submodule_is_baked_alone():
     model = surgery.apply_constraints(ResNet(), {"*conv*.weight": "spectral"})
     surgery.bake(model.blocks[0])
     assert list(surgery.computed_parameters(model)) == ["blocks.1.conv1.weight", "blocks.1.conv2.weight"]
-    with pytest.raises(surgery.UndoError, match=r"blocks\.0\.conv1\.weight no longer holds what the last apply left there"):
+    with pytest.raises(
+        surgery.UndoError, match=r"blocks\.0\.conv1\.weight no longer holds what the last apply left there"
+    ):
         surgery.undo(model)
 
 
@@ -301,7 +305,9 @@ def test_the_fast_path_of_attention_comes_back():
     for build in (Attending, transformer):
         model, batch = build().eval(), torch.randn(2, 5, 8)
         plain = copy.deepcopy(model)
-        surgery.apply_constraints(model, {"*@Linear.weight": "spectral(bound=100)", "*.in_proj_weight": "spectral(bound=100)"})
+        surgery.apply_constraints(
+            model, {"*@Linear.weight": "spectral(bound=100)", "*.in_proj_weight": "spectral(bound=100)"}
+        )
         surgery.bake(model)
         with torch.inference_mode():
             assert bits(model(batch)) == bits(plain(batch))

@@ -38,7 +38,9 @@ class Awkward(Constraint):
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         self._fail("violation")
-        return {"nan": math.nan, "tensor": torch.ones(()), "text": "far", "infinite": math.inf}.get(type(self).failing, 0.0)
+        return {"nan": math.nan, "tensor": torch.ones(()), "text": "far", "infinite": math.inf}.get(
+            type(self).failing, 0.0
+        )
 
     def tolerance(self, dtype: torch.dtype) -> float:
         self._fail("tolerance")
@@ -168,7 +170,9 @@ def test_a_base_that_was_spoiled_by_hand_is_told():
 
 
 def test_the_table():
-    model = surgery.apply_constraints(TiedLM(), {"head.weight": "orthogonal", "mix.weight": "symmetric", "mix.bias": "positive"})
+    model = surgery.apply_constraints(
+        TiedLM(), {"head.weight": "orthogonal", "mix.weight": "symmetric", "mix.bias": "positive"}
+    )
     lines = str(surgery.check(model)).splitlines()
     assert lines[0].split() == ["parameter", "constraint", "violation", "tolerance"]
     assert [line.split()[0] for line in lines[1:4]] == ["embedding.weight", "mix.weight", "mix.bias"]
@@ -212,7 +216,10 @@ def test_narrow_dtypes_are_measured_in_wide_ones(dtype: torch.dtype, spec: str):
 
 
 def test_a_check_in_training_leaves_no_trace():
-    model, batch = surgery.apply_constraints(ResNet(), {"*conv*.weight": "spectral", "head.weight": "lora(2)"}), torch.randn(2, 3, 6, 6)
+    model, batch = (
+        surgery.apply_constraints(ResNet(), {"*conv*.weight": "spectral", "head.weight": "lora(2)"}),
+        torch.randn(2, 3, 6, 6),
+    )
     surgery.constrain(model.stem, weight="orthogonal")
     model(batch).sum().backward()
     surgery.check(model)

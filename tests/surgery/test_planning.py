@@ -36,13 +36,17 @@ class Deep(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a_module_whose_name_is_much_longer_than_a_table_of_eighty_columns_could_ever_give_a_single_name = nn.Linear(3, 3)
+        self.a_module_whose_name_is_much_longer_than_a_table_of_eighty_columns_could_ever_give_a_single_name = (
+            nn.Linear(3, 3)
+        )
         inner: nn.Module = nn.Linear(3, 3)
         for name in ("projection", "attention", "transformer_layer", "encoder_stack", "backbone"):
             inner = nn.ModuleDict({name: inner})
         self.chain = inner
         self.tied = nn.Linear(3, 3)
-        self.tied.weight = self.chain["backbone"]["encoder_stack"]["transformer_layer"]["attention"]["projection"].weight
+        self.tied.weight = self.chain["backbone"]["encoder_stack"]["transformer_layer"]["attention"][
+            "projection"
+        ].weight
         self.größe = nn.Conv2d(3, 3, (1, 11))
 
 
@@ -204,7 +208,9 @@ def test_a_repr_is_one_line():
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("build", [lambda: nn.Linear(4, 6), lambda: nn.Conv2d(4, 6, 3), lambda: nn.ConvTranspose2d(4, 6, 3)])
+@pytest.mark.parametrize(
+    "build", [lambda: nn.Linear(4, 6), lambda: nn.Conv2d(4, 6, 3), lambda: nn.ConvTranspose2d(4, 6, 3)]
+)
 def test_distance_and_singular_values_are_those_of_numpy(build: Build, spec: str):
     model = build()
     before = model.weight.detach().double().numpy()
@@ -238,10 +244,14 @@ def test_a_zero_weight_moves_infinitely_far_and_one_inside_not_at_all():
     assert row.measures.moved == float("inf")
     assert row.measures.scaled_up
     (row,) = surgery.plan(model, {"weight": "spectral(bound=1.0)"}).sites
-    assert row.measures == dataclasses.replace(row.measures, moved=0.0, sigma_before=0.0, sigma_after=0.0, scaled_up=False)
+    assert row.measures == dataclasses.replace(
+        row.measures, moved=0.0, sigma_before=0.0, sigma_after=0.0, scaled_up=False
+    )
 
 
-@pytest.mark.parametrize(("scale", "spec", "mark"), [(0.1, "spectral", True), (9.0, "spectral", False), (0.1, "spectral(bound=1)", False)])
+@pytest.mark.parametrize(
+    ("scale", "spec", "mark"), [(0.1, "spectral", True), (9.0, "spectral", False), (0.1, "spectral(bound=1)", False)]
+)
 def test_scaling_up_is_marked(scale: float, spec: str, mark: bool):
     model = nn.Linear(3, 3)
     with torch.no_grad():
@@ -363,7 +373,9 @@ def test_a_plan_is_carried_out_once_or_undone_and_again():
     model = nn.Linear(3, 3)
     plan = surgery.plan(model, {"weight": "spectral"})
     undo = plan.apply()
-    with pytest.raises(surgery.SurgeryError, match=r"the model has changed since it was planned: weight or its module is"):
+    with pytest.raises(
+        surgery.SurgeryError, match=r"the model has changed since it was planned: weight or its module is"
+    ):
         plan.apply()
     undo()
     plan.apply()
@@ -374,7 +386,9 @@ def test_a_plan_with_problems_is_not_carried_out():
     plan = surgery.plan(nn.Linear(3, 3), {"weight": "spectral", "nope": "spectral"})
     assert not plan.ok
     assert [row.name for row in plan.sites] == ["weight"]
-    with pytest.raises(surgery.PlanError, match=r"^1 problem, nothing was changed:\n  - rule 'nope': 'spectral' matches none"):
+    with pytest.raises(
+        surgery.PlanError, match=r"^1 problem, nothing was changed:\n  - rule 'nope': 'spectral' matches none"
+    ):
         plan.apply()
     assert "problem: rule 'nope'" in str(plan)
 
@@ -440,7 +454,9 @@ def test_a_plan_is_refused_where_the_model_has_changed(change: Callable[[nn.Modu
     plan = surgery.plan(model, {"head.weight": "spectral"})
     change(model)
     before = picture(model)
-    with pytest.raises(surgery.SurgeryError, match=f"the model has changed since it was planned: {message}.*; make a new plan"):
+    with pytest.raises(
+        surgery.SurgeryError, match=f"the model has changed since it was planned: {message}.*; make a new plan"
+    ):
         plan.apply()
     assert differences(before, picture(model)) == []
 
@@ -534,7 +550,9 @@ def test_nothing_outlives_a_plan_and_its_model():
 # progress
 
 
-def test_a_long_plan_shows_its_progress_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_a_long_plan_shows_its_progress_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
     surgery.plan(ResNet(), {"*conv*.weight": "spectral"})
     assert capsys.readouterr() == ("", "")

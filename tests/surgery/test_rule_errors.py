@@ -96,7 +96,10 @@ def test_the_error_lists_and_counts_and_is_pickled():
         ("*.Conv2d.weight", r"did you mean '\*@Conv2d\.weight' \(5 names\)"),
         ("model.stem.weight", r"did you mean 'stem\.weight' \(1 name\)"),
         ("haed.weight", r"did you mean 'head\.weight' \(1 name\)"),
-        ("*.running_*", r"matches only buffers \(blocks\.0\.bn1\.running_mean\); a buffer is meant only where its last"),
+        (
+            "*.running_*",
+            r"matches only buffers \(blocks\.0\.bn1\.running_mean\); a buffer is meant only where its last",
+        ),
         ("zzz", r"rule 'zzz': 'spectral' matches none of \d+ names"),
     ],
 )
@@ -111,9 +114,18 @@ def test_a_rule_that_matches_nothing_proposes_what_was_meant(rule: str, hint: st
 @pytest.mark.parametrize(
     ("rules", "hint"),
     [
-        ({"head.weight": "spectral", "head.*": "frozen"}, r"rule 'head\.weight': 'spectral' is shadowed entirely by later rules \('head\.\*'\)"),
-        ({"head.weight": "spectral", "*.weight": "positive", "*": None}, r"rule 'head\.weight': .* by later rules \('\*'\); put it behind"),
-        ({"head.weight": None}, r"rule 'head\.weight': None exempts what no earlier rule takes; put it behind the rule it is"),
+        (
+            {"head.weight": "spectral", "head.*": "frozen"},
+            r"rule 'head\.weight': 'spectral' is shadowed entirely by later rules \('head\.\*'\)",
+        ),
+        (
+            {"head.weight": "spectral", "*.weight": "positive", "*": None},
+            r"rule 'head\.weight': .* by later rules \('\*'\); put it behind",
+        ),
+        (
+            {"head.weight": None},
+            r"rule 'head\.weight': None exempts what no earlier rule takes; put it behind the rule it is",
+        ),
         ({"head.weight": "none"}, r"rule 'head\.weight': 'none' exempts what no earlier rule takes"),
         ({"head.weight": None, "*.weight": "frozen"}, r"rule 'head\.weight': None is shadowed entirely"),
     ],
@@ -125,7 +137,9 @@ def test_a_rule_that_decides_nothing_is_told(rules: Rules, hint: str):
 
 def test_a_rule_that_is_shadowed_on_a_tied_name_only_is_told():
     (problem,) = problems_of(TiedLM(), {"embedding.weight": "spectral", "head.weight": "orthogonal"})
-    assert re.search(r"rule 'embedding\.weight': 'spectral' is shadowed entirely by later rules \('head\.weight'\)", problem)
+    assert re.search(
+        r"rule 'embedding\.weight': 'spectral' is shadowed entirely by later rules \('head\.weight'\)", problem
+    )
 
 
 def test_strict_false_makes_notes_of_what_changes_nothing_and_of_nothing_else():
@@ -144,7 +158,10 @@ def test_strict_false_makes_notes_of_what_changes_nothing_and_of_nothing_else():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("spectral(bound=-1)", r"rule '\*\.weight': 'spectral\(bound=-1\)': spectral needs a positive finite bound, got -1"),
+        (
+            "spectral(bound=-1)",
+            r"rule '\*\.weight': 'spectral\(bound=-1\)': spectral needs a positive finite bound, got -1",
+        ),
         ("spectral(norm=1, bound=2)", r"spectral takes norm or bound, got norm=1 and bound=2"),
         ("lora(0)", r"lora needs a rank of 1 or more, got 0"),
         ("lora(rank=2.5)", r"lora: rank must be a whole number, got 2\.5"),
@@ -320,7 +337,10 @@ def test_problems_at_constrained_sites_are_told_with_the_others():
     model = surgery.apply_constraints(Listed(), {"scale": "positive", "named.a": "skew"})
     problems = problems_of(model, {"scale": "interval(0, 1)", "named.*": "symmetric", "nope": "spectral"})
     assert len(problems) == 4
-    assert any("scale (Listed), rule 'scale': 'interval(0, 1)': is constrained already by 'positive'" in text for text in problems)
+    assert any(
+        "scale (Listed), rule 'scale': 'interval(0, 1)': is constrained already by 'positive'" in text
+        for text in problems
+    )
     assert any("named.a (ParameterDict)" in text and "constrained already by 'skew'" in text for text in problems)
 
 

@@ -251,7 +251,9 @@ def test_an_undo_that_is_not_the_last_is_refused():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     first = surgery.plan(model, {"0.weight": "spectral"}).apply()
     surgery.plan(model, {"1.weight": "spectral"}).apply()
-    with pytest.raises(surgery.UndoError, match=re.escape("is not the last one, or was taken back already; surgery.undo(")):
+    with pytest.raises(
+        surgery.UndoError, match=re.escape("is not the last one, or was taken back already; surgery.undo(")
+    ):
         first()
     assert len(surgery.computed_parameters(model)) == 2
 
@@ -262,7 +264,9 @@ def test_undo_after_a_bake_is_an_error_that_says_so(patterns: str | None):
     surgery.apply_constraints(model, {"*.weight": "spectral(bound=0.1)"})
     surgery.bake(model, patterns)
     before = picture(model)
-    with pytest.raises(surgery.UndoError, match=r"^0\.weight no longer holds what the last apply left there \(it was baked"):
+    with pytest.raises(
+        surgery.UndoError, match=r"^0\.weight no longer holds what the last apply left there \(it was baked"
+    ):
         surgery.undo(model)
     assert differences(before, picture(model)) == []
 

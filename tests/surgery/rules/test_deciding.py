@@ -187,8 +187,15 @@ def test_names_and_types_must_agree_in_number():
 
 
 def test_names_that_no_model_has_are_no_trouble():
-    odd = [candidate("."), candidate(""), candidate("a..b"), candidate("x." * 5_000 + "weight"), candidate("ä.\n")]
-    ruleset = RuleSet.parse(dict.fromkeys(("*", "*.weight", "a.*", "?.*", "re:.*", "**"), "skew"))
+    odd = [
+        candidate("."),
+        candidate(".x"),
+        candidate(""),
+        candidate("a..b"),
+        candidate("x." * 5_000 + "weight"),
+        candidate("ä.\n"),
+    ]
+    ruleset = RuleSet.parse(dict.fromkeys(("**", "*", "*.weight", "a.*", "?.*", "re:x?", "x"), "skew"))
     rows = by_a_loop(ruleset, odd)
     assert decide(ruleset, odd).winner == tuple(row[-1] if row else None for row in rows)
     assert Pattern.parse("*.weight").matches("x." * 5_000 + "weight")

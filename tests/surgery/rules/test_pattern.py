@@ -34,10 +34,10 @@ TABLE = [
     ("*.{q,v}_proj.weight", ["layers.0.q_proj.weight", "v_proj.weight"], ["layers.0.k_proj.weight"]),
     (r"re:layers\.[01]\..*weight", ["layers.1.fc.weight"], ["x.layers.1.fc.weight"]),
     # a star alone between dots: any number of names; at the end one or more; at the very start also
-    ("*", ["weight", "a.b.c"], []),
+    ("*", ["weight", "a.b.c"], [""]),
     ("*.weight", ["weight", "a.b.weight"], ["a.b.myweight", "weight.a"]),
     ("a.*.*.b", ["a.b", "a.x.b", "a.x.y.z.b"], ["a.xb", "ab"]),
-    ("a.*.*", ["a.x", "a.x.y"], ["a"]),
+    ("a.*.*", ["a.x", "a.x.y"], ["a", "a."]),
     # any other star stays within its name; a doubled one does not
     ("a.x*y.b", ["a.xy.b", "a.x1y.b"], ["a.x.y.b"]),
     ("a.*x.b", ["a.x.b", "a.zx.b"], ["a.z.x.b"]),
@@ -97,6 +97,7 @@ def test_a_pattern_leaves_alone(pattern: str, name: str):
         ("a.*@Linear.*", "a.fc.weight", LINEAR, True),
         ("a@Linear.*", "a.fc.weight", LINEAR, False),  # the host of a.fc.weight is a.fc
         ("a@Linear.*", "a.weight", LINEAR, True),
+        ("a@Linear.*", "a.", LINEAR, False),
         ("*conv@Conv2d.weight", "x.myconv.weight", CONV, True),
         ("*@Conv2d.{weight,bias}", "a.bias", CONV, True),
         ("*@Conv2d.weight", "a.weight", (), False),

@@ -1,0 +1,107 @@
+"""Interleaved timing: all candidates by turns in one process, so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+
+Candidates = Mapping[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Seconds a call for each candidate, one entry a round; entries at one position were taken side by side."""
+
+    seconds: Mapping[str, Sequence[float]]
+
+    def median(self, name: str) -> float:
+        """The median of a candidate, in seconds."""
+        return median(self.seconds[name])
+
+    def quartiles(self, name: str) -> tuple[float, float, float]:
+        """First quartile, median and third quartile of a candidate, in seconds."""
+        first, second, third = quantiles(self.seconds[name], n=4, method="inclusive")
+        return first, second, third
+
+    def excess(self, name: str, base: str) -> float:
+        """The median over the rounds of how much longer ``name`` took than ``base``, in seconds."""
+        return median(ours - theirs for ours, theirs in self._pairs(name, base))
+
+    def ratios(self, name: str, base: str) -> tuple[float, float, float]:
+        """Quartiles over the rounds of how many times as long ``name`` took as ``base``."""
+        first, second, third = quantiles(
+            [ours / theirs for ours, theirs in self._pairs(name, base)], n=4, method="inclusive"
+        )
+        return first, second, third
+
+    def _pairs(self, name: str, base: str) -> zip[tuple[float, float]]:
+        return zip(self.seconds[name], self.seconds[base], strict=True)
+
+
+def interleaved(candidates: Candidates, *, rounds: int, calls: int, warm_up: int = 3) -> Samples:
+    """Time ``calls`` calls of each candidate in turn, ``rounds`` times; each round begins with another one."""
+    names = list(candidates)
+    for call in candidates.values():
+        for _ in range(warm_up):
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            shift = turn % len(names)
+            for name in names[shift:] + names[:shift]:
+                seconds[name].append(_timed(candidates[name], calls))
+    finally:
+        if collecting:
+            gc.enable()
+    return Samples(seconds)
+
+
+def _timed(call: Callable[[], object], calls: int) -> float:
+    repeated = range(calls)
+    start = time.perf_counter()
+    for _ in repeated:
+        call()
+    return (time.perf_counter() - start) / calls
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns: names to the left, figures to the right."""
+    widths = [max(len(line[column]) for line in (heads, *rows)) for column in range(len(heads))]
+    ruler = [("-" * width if column == 0 else "-" * (width - 1) + ":") for column, width in enumerate(widths)]
+    lines = [_line(heads, widths), f"| {' | '.join(ruler)} |", *(_line(row, widths) for row in rows)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [
+        cell.ljust(width) if column == 0 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return f"| {' | '.join(padded)} |"
+
+
+def machine() -> str:
+    """Date, versions and machine, as they stand beside figures; the load tells how quiet it was."""
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    load = f"load {os.getloadavg()[0]:.1f} at the start"
+    return f"{datetime.now(UTC):%Y-%m-%d}, {versions}, {processor()}, {os.cpu_count()} cores, {load}"
+
+
+def processor() -> str:
+    """What the machine calls its processor."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
