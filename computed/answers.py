@@ -17,6 +17,7 @@ UNARY = ("neg", "pos", "abs", "invert")
 CONVERSIONS = (
     "__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__", "__getitem__", "__reversed__",
     "__array__", "__array_wrap__", "__dlpack__", "__dlpack_device__", "__div__", "__rdiv__", "__long__", "__nonzero__",
+    "__delitem__",
 )  # fmt: skip
 SHARED_NAMES_THAT_FOLLOW_THE_TENSOR = frozenset(
     ("to", "type", "float", "half", "double", "bfloat16", "cpu", "cuda", "xpu", "ipu", "mtia", "requires_grad_")
@@ -98,6 +99,7 @@ def answer_operators(cls: type) -> None:
         setattr(cls, f"__{name}__", _operator_method(_symbol(name), f"__{name}__", reflected=False))
     for name in UNARY:
         setattr(cls, f"__{name}__", _unary_method(_symbol(name), f"__{name}__"))
+    setattr(cls, "__idiv__", _writing_method("__idiv__"))  # noqa: B010 - as those above; torch kept it from Python 2
     for name in CONVERSIONS:
         setattr(cls, name, _reading_method(name))
 

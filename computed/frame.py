@@ -10,6 +10,7 @@ from computed.chain import Link, State, link_for
 from computed.constraint import Constraint, Role
 from computed.evaluation import own_roles
 from computed.hold import Hold
+from computed.lending import Lent
 from computed.living import living
 from computed.tensorlike import TensorLike
 from computed.watching import Slot
@@ -62,6 +63,7 @@ class Frame(TensorLike, nn.Module):
     _holds: list[Hold | None]
     _pending_state: PendingState | None
     _written: Written | None
+    _lent: Lent | None
     _registered: tuple[int, ...]
 
     def _set_up_frame(self, modules: Sequence[nn.Module], links: Sequence[Link], like: Tensor, *, name: str) -> None:
@@ -88,6 +90,7 @@ class Frame(TensorLike, nn.Module):
         fields["_holds"] = [None, None]
         fields["_pending_state"] = None
         fields["_written"] = None
+        fields["_lent"] = None
 
     def reset(self) -> None:
         """Forget holds and whatever was pending; the registered raws are the ones to watch."""

@@ -85,11 +85,17 @@ class Hold:
         self._evaluate()
 
     def usable(self, index: int = 0) -> bool:
-        """Whether the value of member ``index`` is still true and untouched, with a graph where one is wanted.
+        """Whether the value of member ``index`` is still true and untouched, with a graph where one is wanted."""
+        if address_of(self.plain[index]) != self.address[index] or not self.sources_unchanged():
+            return False
+        return self.with_graph or not torch.is_grad_enabled()
 
-        Plain loops: this is the whole cost of reading a held value.
+    def sources_unchanged(self) -> bool:
+        """Whether everything that the values were computed from is what it was.
+
+        Plain loops: this is most of the cost of reading a held value.
         """
-        if self.epoch != EPOCH[0] or address_of(self.plain[index]) != self.address[index]:
+        if self.epoch != EPOCH[0]:
             return False
         for owner, key, tensor, address, needs_grad in self.watched:
             if owner.get(key) is not tensor or address_of(tensor) != address or tensor.requires_grad is not needs_grad:
@@ -97,7 +103,7 @@ class Hold:
         for settings, key, value in self.settings:
             if settings.get(key) is not value:
                 return False
-        return self.with_graph or not torch.is_grad_enabled()
+        return True
 
     def untouched(self, index: int) -> bool:
         """Whether nobody has written to the value of member ``index``; a read that looked like a write is forgiven."""

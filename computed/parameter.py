@@ -14,7 +14,7 @@ from computed.reading import Reading
 # transformers sets this on every child module, then reads it from the tensor and skips the tensor's initialisation.
 MODULE_MARKS = frozenset(("_is_hf_initialized",))
 
-TRANSIENT = ("_holds", "_pending_state", "_written")
+TRANSIENT = ("_holds", "_lent", "_pending_state", "_written")
 
 
 class ComputedParameter(Reading):

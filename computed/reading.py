@@ -9,6 +9,7 @@ from torch import Tensor
 from computed.constraint import Constraint
 from computed.evaluation import evaluate_traced, last_arguments
 from computed.hold import try_hold
+from computed.lending import Unwritable, lend
 from computed.settling import LOCK
 from computed.tensorlike import resolved
 from computed.torch_private import inside_transform, is_fx_tracing
@@ -54,8 +55,15 @@ class Reading(Writing):
             return hold.outer[0] if torch.is_grad_enabled() else hold.plain[0]
 
     def _evaluated_unheld(self) -> Tensor:
+        lent = self._lent
+        if lent is not None and lent.kept is not None and not torch.is_grad_enabled() and lent.still_true():
+            return lent.kept
         value, states = self._evaluate(training=self.training)
         self._keep_state(states, None)
+        if value.requires_grad:
+            guarded: Tensor = Unwritable.apply(value)  # type: ignore[no-untyped-call]
+            return guarded
+        self.__dict__["_lent"] = lend(self, value, self.raw_tensors())
         return value
 
     def peek(self) -> Tensor:

@@ -9,8 +9,6 @@ REFUSED: dict[str, str] = {
     "resize_": "the shape of a weight is fixed; write with copy_",
     "resize_as_": "the shape of a weight is fixed; write with copy_",
     "share_memory_": "share the module that owns it: module.share_memory()",
-    "rename_": "named dimensions are not kept by constraints",
-    "names": "named dimensions are not kept by constraints",
     "as_subclass": "the result would no longer be computed; take as_subclass of w.detach()",
     "apply_": "a Python function a number is a write in a loop; compute a tensor and write it with copy_",
     "map_": "a Python function a number is a write in a loop; compute a tensor and write it with copy_",

@@ -23,21 +23,31 @@ class Writing(Settling):
                 f"{self.called()}: a leaf Variable that requires grad is being used in an in-place operation "
                 f"({operation}); write under torch.no_grad()"
             )
-        with torch.no_grad():
+        with LOCK, torch.no_grad():
+            if self._written is not None:
+                return self._written.value
+            hold = self._holds[self.training]
+            # a value that was written already takes the next write as well: it is projected when it is finished
+            if hold is not None and hold.sources_unchanged():
+                return hold.plain[0]
             value = self.value()
-            if self._holds[self.training] is None and self._written is None:
-                own = value.detach().clone()
-                self.__dict__["_written"] = Written(own, own.clone())
-        return self._written.value if self._written is not None else value
+            if self._holds[self.training] is None:
+                value = value.detach().clone()
+                self.__dict__["_written"] = Written(value, value.clone())
+        return value
 
     def absorb(self) -> None:
         """Project what was written to the value since it was evaluated, once."""
-        if self._written is None and self._holds[0] is None and self._holds[1] is None:
+        if self._written is None and self._lent is None and self._holds[0] is None and self._holds[1] is None:
             return
         with LOCK:
             written, self.__dict__["_written"] = self._written, None
             if written is not None and (written.before is None or not same_bits(written.value, written.before)):
                 self.assign(written.value)
+                return
+            lent = self._lent.written() if self._lent is not None else None
+            if lent is not None:
+                self.assign(lent)
                 return
             for hold in self._holds:
                 if hold is not None and not hold.untouched(0):

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from surgery import history
 from surgery.applying import carry_out
 from surgery.errors import PlanError, SurgeryError
 from surgery.evidence import Evidence, evidence_of
 from surgery.finding import find
+from surgery.history import remember
 from surgery.planning import Draft, Options, Rules, draft
 from surgery.proposal import Action, PlannedSite
 from surgery.tables import Tabular
@@ -151,7 +151,7 @@ def apply_rows(model: nn.Module, rows: tuple[PlannedSite, ...], *, keep_undo: bo
         raise PlanError([f"{name} {cure}" for name in lazy])
     record = carry_out(rows)
     if keep_undo and any(row.changes for row in rows):
-        history.remember(model, record)
+        remember(model, record)
     return Undo(model, record, len(record.places))
 
 

@@ -77,5 +77,5 @@ def _has_memory(found: Found) -> bool:
 def _span(tensor: Tensor) -> tuple[str, int, int]:
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     # the address is that of the whole storage, of which a view is a part
-    start = data_address(tensor) + tensor.storage_offset() * tensor.element_size()
+    start = data_address(tensor) + int(tensor.storage_offset()) * tensor.element_size()
     return str(tensor.device), start, start + extent * tensor.element_size()

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from surgery import history
 from surgery.errors import UndoError
+from surgery.history import drop, latest
 from surgery.restoring import Record
 
 
@@ -22,7 +22,7 @@ class Undo:
 
     def __call__(self) -> nn.Module:
         """Take the change back; it must be the last one."""
-        found = history.latest(self.model)
+        found = latest(self.model)
         if found is None or found[1] is not self.record:
             raise UndoError(
                 f"this change of the {type(self.model).__name__} is not the last one, or was taken back already; "
@@ -49,7 +49,7 @@ def undo(model: nn.Module) -> nn.Module:
         >>> undo(model).weight is before
         True
     """
-    found = history.latest(model)
+    found = latest(model)
     if found is None:
         raise UndoError(
             f"nothing to undo on this {type(model).__name__}: no apply is left to take back here (copies and loaded "
@@ -63,5 +63,5 @@ def undo(model: nn.Module) -> nn.Module:
             f"apply cannot be taken back; load the weights you want to have back"
         )
     record.restore()
-    history.drop(owner, record)
+    drop(owner, record)
     return model

@@ -263,7 +263,7 @@ def test_what_a_module_does_to_its_own_weight_is_refused_by_name(reason: str):
     assert torch.equal(constrained(module, Identity)(INDICES), module(INDICES))
 
 
-def test_every_module_of_torch_that_has_parameters_is_covered(evidence: Callable[[str, str], None]):
+def test_every_module_of_torch_that_has_parameters_is_covered(size: str, evidence: Callable[[str, str], None]):
     covered = {info.module_cls for info in WITH_PARAMETERS}
     own_parameters = {
         cls
@@ -272,7 +272,7 @@ def test_every_module_of_torch_that_has_parameters_is_covered(evidence: Callable
     }
     assert nn.Linear in own_parameters
     assert {cls.__name__ for cls in own_parameters - covered} == set(NOT_RUN)
-    count = sum(len(samples(info, "full", training=mode)) for info in WITH_PARAMETERS for mode in (True, False))
+    count = sum(len(samples(info, size, training=mode)) for info in WITH_PARAMETERS for mode in (True, False))
     evidence(
         "modules of torch that give the same bits, forward and backward, with every parameter computed by an identity",
         f"{len(covered)} of {len(covered)}, with {count:,} inputs of torch's own tests",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -109,16 +111,42 @@ def transformer() -> nn.Module:
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
 
+def images() -> Tensor:
+    """A batch for the ResNet."""
+    return torch.randn(2, 3, 6, 6)
+
+
+def sequences() -> Tensor:
+    """A batch for recurrent models."""
+    return torch.randn(2, 5, 3)
+
+
+def embedded() -> Tensor:
+    """A batch for attention."""
+    return torch.randn(2, 5, 8)
+
+
+def tokens() -> Tensor:
+    """A batch for the language model."""
+    return torch.randint(7, (2, 5))
+
+
+def rows() -> Tensor:
+    """A batch for `Listed`."""
+    return torch.randn(4, 3)
+
+
+# how to build it, an input, and rules
 MODELS = {
-    "resnet": (ResNet, lambda: torch.randn(2, 3, 6, 6), {"*conv*.weight": "spectral(bound=0.5)", "stem.*": "lora(2)"}),
-    "lstm": (lambda: Recurrent(nn.LSTM), lambda: torch.randn(2, 5, 3), {"rnn.weight_*": "spectral(bound=0.5)"}),
-    "gru": (lambda: Recurrent(nn.GRU), lambda: torch.randn(2, 5, 3), {"rnn.weight_*": "weight_norm", "out.bias": "positive"}),
-    "mha": (Attending, lambda: torch.randn(2, 5, 8), {"*.in_proj_weight": "spectral", "*.out_proj.weight": "orthogonal"}),
-    "transformer": (transformer, lambda: torch.randn(2, 5, 8), {"*@Linear.weight": "lora(2)", "*.linear1.weight": "spectral"}),
-    "tied": (TiedLM, lambda: torch.randint(7, (2, 5)), {"head.weight": "orthogonal", "mix.weight": "symmetric"}),
+    "resnet": (ResNet, images, {"*conv*.weight": "spectral(bound=0.5)", "stem.*": "lora(2)"}),
+    "lstm": (partial(Recurrent, nn.LSTM), sequences, {"rnn.weight_*": "spectral(bound=0.5)"}),
+    "gru": (partial(Recurrent, nn.GRU), sequences, {"rnn.weight_*": "weight_norm", "out.bias": "positive"}),
+    "mha": (Attending, embedded, {"*.in_proj_weight": "spectral", "*.out_proj.weight": "orthogonal"}),
+    "transformer": (transformer, embedded, {"*@Linear.weight": "lora(2)", "*.linear1.weight": "spectral"}),
+    "tied": (TiedLM, tokens, {"head.weight": "orthogonal", "mix.weight": "symmetric"}),
     "listed": (
         Listed,
-        lambda: torch.randn(4, 3),
+        rows,
         {"weights.*": "orthogonal", "named.a": "skew", "scale": "positive", "shift": "positive", "passing": "spectral"},
     ),
-}  # fmt: skip
+}

@@ -352,7 +352,7 @@ def test_an_error_while_evaluating_leaves_everything_constrained():
     surgery.apply_constraints(model, {"0.weight": "symmetric", "1.weight": Failing})
     Failing.calls = 2
     before = picture(model)
-    with pytest.raises(ArithmeticError, match="^out of order$"):
+    with pytest.raises(ArithmeticError, match=r"^out of order$"):
         surgery.bake(model)
     assert differences(before, picture(model)) == []
     assert isinstance(model[0].weight, ComputedParameter)

@@ -134,7 +134,7 @@ def test_the_measure_of_singular_values_is_that_of_an_svd(spec: str, steps: int,
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_constrained_model_is_inside(name: str):
-    build, inputs, rules = MODELS[name]
+    build, _, rules = MODELS[name]
     model = surgery.apply_constraints(build(), rules)
     found = surgery.check(model)
     assert found.ok, str(found)

@@ -20,7 +20,6 @@ from computed.parameter import ComputedParameter
 from tests.surgery.models import SPECS, SQUARE_SPECS, Listed, Recurrent, ResNet, TiedLM
 from tests.surgery.picture import bits, differences, picture
 
-
 PROJECTED_TOO_OFTEN = pytest.mark.xfail(reason="a write beside a pending one projects it, or loses to it", strict=True)
 
 

@@ -527,7 +527,7 @@ def test_planning_over_constraints_changes_nothing(
         optimizer.step()
     model(batch).sum().backward()
     before, held = picture(model), [weight._pending_state for weight in surgery.computed_parameters(model).values()]
-    other = {name: "interval(-0.5, 0.5)" for name in rules}
+    other = dict.fromkeys(rules, "interval(-0.5, 0.5)")
     str(surgery.plan(model, {"*": "frozen", **other}, existing=existing))
     str(surgery.plan(model, rules))
     str(surgery.check(model))

@@ -277,8 +277,8 @@ def test_a_wrong_shape_is_reported_as_torch_does(strict: bool):
     model = surgery.apply_constraints(nn.Sequential(nn.Linear(3, 3)), {"0.weight": "symmetric"})
     before = model[0].weight.detach().clone()
     message = (
-        r"size mismatch for 0\.weight: copying a param with shape torch\.Size\(\[2, 2\]\) from checkpoint, the shape in "
-        r"current model is torch\.Size\(\[3, 3\]\)\."
+        r"size mismatch for 0\.weight: copying a param with shape torch\.Size\(\[2, 2\]\) from checkpoint, the shape "
+        r"in current model is torch\.Size\(\[3, 3\]\)\."
     )
     with pytest.raises(RuntimeError, match=message):
         model.load_state_dict({"0.weight": torch.ones(2, 2), "0.bias": torch.ones(3)}, strict=strict)

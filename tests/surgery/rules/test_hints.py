@@ -116,7 +116,7 @@ BERT = model(
             "layer.1.weight",
             None,
         ),  # a number is not cut short
-        (Names([Name("res-net.my conv.weight")]), "net.my conv", ("*net.my conv.weight", 1)),  # keys of a ModuleDict
+        (Names([Name("res-net.my conv.weight")]), "net.my conv", ("res-net.my conv.weight", 1)),  # keys of a ModuleDict
         (Names([Name("res-net.my conv.weight")]), "res-net.*.wieght", ("res-net.*.weight", 1)),
         (RESNET, "*.foo.*", None),
         (RESNET, "foo.bar.weight", None),

@@ -18,7 +18,7 @@ from tests.surgery.rules.translation import ALPHABET, pattern_for, random_name, 
 
 CONV = ("Conv2d", "_ConvNd", "Module", "object")
 LINEAR = ("NonDynamicallyQuantizableLinear", "Linear", "Module", "object")
-PAIRS = {"small": 30_000, "full": 300_000}
+PAIRS = {"small": 24_000, "full": 300_000}
 
 # pattern, what it matches, what it leaves alone
 TABLE = [
