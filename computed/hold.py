@@ -10,48 +10,17 @@ chain is evaluated again from the raws, with the same state.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from computed.chain import Link, State
+from computed.chain import State
 from computed.epoch import CELL as EPOCH
 from computed.evaluation import evaluate, evaluate_given, full_precision
+from computed.member import Member
 from computed.torch_private import CAN_WATCH, address_of
-from computed.watching import Slot, UnwatchableError, foreign_leaves, foreign_settings, own_slots, same_bits, snapshot
-
-
-class Raw(Protocol):
-    """A raw and where it is registered."""
-
-    @property
-    def slot(self) -> Slot:
-        """Where it is registered."""
-
-    @property
-    def tensor(self) -> Tensor:
-        """What is registered there."""
-
-
-class Member(Protocol):
-    """What a hold needs to know of a computed parameter."""
-
-    links: tuple[Link, ...]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the value."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the raws."""
-
-    def raw_slots(self) -> Sequence[Raw]:
-        """The raws, in the order of the chain."""
-
-    def may_hold(self, *, training: bool) -> bool:
-        """Whether its value may be held at all."""
+from computed.watching import UnwatchableError, foreign_leaves, foreign_settings, own_slots, same_bits, snapshot
 
 
 class Hold:
@@ -100,7 +69,7 @@ class Hold:
         for owner, key, tensor, address, needs_grad in self.watched:
             if owner.get(key) is not tensor or address_of(tensor) != address or tensor.requires_grad is not needs_grad:
                 return False
-        for settings, key, value in self.settings:
+        for settings, key, value in self.settings:  # noqa: SIM110 - a generator would cost more than the loop
             if settings.get(key) is not value:
                 return False
         return True

@@ -90,6 +90,6 @@ class Unwritable(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, cotangent: Tensor) -> Tensor:
         """The gradient as it comes."""
         return cotangent

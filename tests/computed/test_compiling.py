@@ -63,7 +63,10 @@ def test_hosts_keep_their_class() -> None:
     assert type(one) is type(two) is nn.Linear
 
 
-@pytest.mark.parametrize("spec", ["spectral", "orthogonal", "positive", "lora(2)", "interval(-1, 1) | spectral(bound=2.0)"])
+BLOCK_SPECS = ("spectral", "orthogonal", "positive", "lora(2)", "interval(-1, 1) | spectral(bound=2.0)")
+
+
+@pytest.mark.parametrize("spec", BLOCK_SPECS)
 def test_two_dozen_blocks_compile_once(spec: str, evidence: Callable[[str, str], None]) -> None:
     """In train mode and in eval: one graph each, as for plain blocks."""
     blocks = nn.ModuleList(Block() for _ in range(24))
@@ -164,23 +167,22 @@ def test_copies_and_pickles_are_models_of_their_own() -> None:
             other.up.weight = nn.Parameter(torch.zeros(16, 8))
 
 
-@pytest.mark.parametrize("attempt", ["parameter", "none", "module", "delete", "pop"])
+ATTEMPTS: dict[str, Callable[[nn.Module], object]] = {
+    "parameter": lambda host: setattr(host, "weight", nn.Parameter(torch.eye(3))),
+    "none": lambda host: setattr(host, "weight", None),
+    "module": lambda host: setattr(host, "weight", nn.Identity()),
+    "delete": lambda host: delattr(host, "weight"),
+    "pop": lambda host: host._modules.pop("weight"),
+}
+
+
+@pytest.mark.parametrize("attempt", ATTEMPTS)
 def test_a_constraint_cannot_be_dropped_by_accident(attempt: str) -> None:
     """Assignments and deletions raise, name the cure, and change nothing."""
     host = surgery.constrain(nn.Linear(3, 3), weight="symmetric")
     weight, keys = host.weight, list(host.state_dict())
     with pytest.raises(RuntimeError, match=r"copy_.*surgery\.bake.*surgery\.undo"):
-        match attempt:
-            case "parameter":
-                host.weight = nn.Parameter(torch.eye(3))
-            case "none":
-                host.weight = None
-            case "module":
-                host.weight = nn.Identity()
-            case "delete":
-                del host.weight
-            case _:
-                host._modules.pop("weight")
+        ATTEMPTS[attempt](host)
     assert host.weight is weight
     assert list(host.state_dict()) == keys
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, distributions as D
+from torch import Tensor
+from torch import distributions as D
 
 from computed.parameter import ComputedParameter
 from tests.computed.identity import Identity
@@ -90,7 +91,13 @@ CASES: dict[str, tuple[Callable[..., D.Distribution], dict[str, Tensor]]] = {
 }
 
 # what has no arguments of its own to compute, or is no distribution one makes
-ABSTRACT = {"Distribution", "ExponentialFamily", "TransformedDistribution", "LogitRelaxedBernoulli", "ExpRelaxedCategorical"}
+ABSTRACT = {
+    "Distribution",
+    "ExponentialFamily",
+    "TransformedDistribution",
+    "LogitRelaxedBernoulli",
+    "ExpRelaxedCategorical",
+}
 
 
 def computed(arguments: dict[str, Tensor]) -> dict[str, ComputedParameter]:

@@ -38,7 +38,7 @@ DIFFERENT = {
     "grad_fn": "the value of a raw that is trained has a history",
     "__hash__": "by identity",
 }
-UNINITIALISED = {"empty_like", "new_empty", "new_empty_strided"}
+UNINITIALISED = {"new_empty", "new_empty_strided"}
 ADDRESSES = {"data_ptr", "const_data_ptr", "storage", "untyped_storage", "__dlpack__", "__cuda_array_interface__"}
 
 MATRIX = torch.tensor([[4.0, 0.5, -1.0], [0.5, 3.0, 0.25], [-1.0, 0.25, 2.0]])  # positive definite
@@ -100,12 +100,13 @@ def call_for(name: str) -> Call:
     """The first call that a Parameter answers."""
     if name in KEYWORDS:
         return Call(*KEYWORDS[name])
-    for base, args in itertools.product(BASES, ARGUMENTS):
-        call = Call(base, args, {})
-        found = outcome(parameter(base), name, call)
-        if found is not NotImplemented and not isinstance(found, Exception):
-            return call
-    return Call("matrix", (), {})
+    with torch.no_grad():
+        for base, args in itertools.product(BASES, ARGUMENTS):
+            call = Call(base, args, {})
+            found = outcome(parameter(base), name, call)
+            if found is not NotImplemented and not isinstance(found, Exception):
+                return call
+    return Call("matrix", (MATRIX,) if name.startswith("__") else (), {})
 
 
 def outcome(subject: Any, name: str, call: Call) -> Any:
@@ -133,7 +134,7 @@ def same(found: Any, expected: Any, *, bits: bool = True) -> None:
         if isinstance(other, Tensor):
             assert isinstance(one, Tensor)
             assert (one.shape, one.dtype, one.layout) == (other.shape, other.dtype, other.layout)
-            if bits:
+            if bits and other.layout is torch.strided:
                 torch.testing.assert_close(one.detach(), other.detach(), rtol=0, atol=0, equal_nan=True)
         elif isinstance(other, np.ndarray):
             np.testing.assert_array_equal(one, other)

@@ -14,7 +14,10 @@ from computed.parameter import ComputedParameter
     ("spec", "expected"),
     [
         ("spectral(norm=1.0)", "ComputedParameter(Spectral(norm=1.0), shape=(4, 3), raw=float32[4, 3])"),
-        ("lora(2)", "ComputedParameter(LoRA(rank=2), shape=(4, 3), base=float32[4, 3], A=float32[2, 3], B=float32[4, 2])"),
+        (
+            "lora(2)",
+            "ComputedParameter(LoRA(rank=2), shape=(4, 3), base=float32[4, 3], A=float32[2, 3], B=float32[4, 2])",
+        ),
         ("weight_norm", "ComputedParameter(WeightScale(dim=0), shape=(4, 3), v=float32[4, 3], g=float32[4, 1])"),
         (
             "interval(-1, 1) | spectral",
