@@ -1,4 +1,8 @@
-"""Interleaved timing: all candidates by turns in one process, so that what disturbs one disturbs all."""
+"""Interleaved timing: all candidates by turns in one process, so that what disturbs one disturbs all.
+
+What runs on one thread is timed by that thread's CPU clock, which stands still while another process has the core;
+what runs on several by the wall clock.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ from statistics import median, quantiles
 import torch
 
 Candidates = Mapping[str, Callable[[], object]]
+Clock = Callable[[], float]
+
+WARM_UP = 3  # calls of each candidate before the first that counts
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,11 @@ class Samples:
         return zip(self.seconds[name], self.seconds[base], strict=True)
 
 
-def interleaved(candidates: Candidates, *, rounds: int, calls: int, warm_up: int = 3) -> Samples:
+def interleaved(candidates: Candidates, *, rounds: int, calls: int, clock: Clock = time.thread_time) -> Samples:
     """Time ``calls`` calls of each candidate in turn, ``rounds`` times; each round begins with another one."""
     names = list(candidates)
     for call in candidates.values():
-        for _ in range(warm_up):
+        for _ in range(WARM_UP):
             call()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()
@@ -61,19 +68,19 @@ def interleaved(candidates: Candidates, *, rounds: int, calls: int, warm_up: int
         for turn in range(rounds):
             shift = turn % len(names)
             for name in names[shift:] + names[:shift]:
-                seconds[name].append(_timed(candidates[name], calls))
+                seconds[name].append(_timed(candidates[name], calls, clock))
     finally:
         if collecting:
             gc.enable()
     return Samples(seconds)
 
 
-def _timed(call: Callable[[], object], calls: int) -> float:
+def _timed(call: Callable[[], object], calls: int, clock: Clock) -> float:
     repeated = range(calls)
-    start = time.perf_counter()
+    start = clock()
     for _ in repeated:
         call()
-    return (time.perf_counter() - start) / calls
+    return (clock() - start) / calls
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

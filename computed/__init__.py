@@ -51,3 +51,7 @@ def __getattr__(name: str) -> Any:
     found = getattr(importlib.import_module(_PLACES[name]), name)
     globals()[name] = found
     return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

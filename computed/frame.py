@@ -13,7 +13,7 @@ from computed.hold import Hold
 from computed.lending import Lent
 from computed.living import living
 from computed.tensorlike import TensorLike
-from computed.watching import Slot
+from computed.watching import Slot, own_storage
 
 
 class PendingState(NamedTuple):
@@ -161,9 +161,22 @@ class Frame(TensorLike, nn.Module):
         return f"{self._name}: {self!r}" if self._name else repr(self)
 
 
+def stamps(parameter: nn.Module) -> tuple[tuple[int, int], ...]:
+    """What changes where a state dict is loaded into a raw or a buffer: the object, or its version."""
+    tensors = (*parameter.parameters(), *parameter.buffers())
+    return tuple((id(tensor), -1 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
 def after_load(parameter: nn.Module, incompatible: object) -> None:
-    """A state dict has been loaded: what was loaded is watched from now on, and settled where eval uses it."""
+    """Where a state dict had something for it: that is watched from now on, and settled where eval uses it.
+
+    A load without its keys, or with keys that do not fit, leaves it as it was, a pending write included.
+    """
     assert isinstance(parameter, Frame)
+    if parameter.__dict__.pop("_before_load", None) == stamps(parameter):
+        return
+    for raw in parameter.raw_slots():
+        own_storage(raw.tensor)
     parameter.reset()
     if not parameter.training:
         parameter.settle()

@@ -9,12 +9,14 @@ from computed.chain import GeneratorLink
 from computed.constraint import Constraint
 from computed.errors import ComputedParameterError
 from computed.living import living
+from computed.frame import stamps
 from computed.reading import Reading
+from computed.watching import own_storage
 
 # transformers sets this on every child module, then reads it from the tensor and skips the tensor's initialisation.
 MODULE_MARKS = frozenset(("_is_hf_initialized",))
 
-TRANSIENT = ("_holds", "_lent", "_pending_state", "_written")
+TRANSIENT = ("_before_load", "_holds", "_lent", "_pending_state", "_written")
 
 
 class ComputedParameter(Reading):
@@ -104,10 +106,8 @@ class ComputedParameter(Reading):
         super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        if any(key.startswith(prefix) for key in state_dict):
-            self.reset()
+        self.__dict__["_before_load"] = stamps(self)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self.reset()
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles carry: everything but holds, which belong to this very object."""
@@ -119,6 +119,8 @@ class ComputedParameter(Reading):
         import computed.placement  # noqa: F401 - a process that only unpickles needs the hooks as well
 
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        for raw in self.raw_slots():
+            own_storage(raw.tensor)
         self.reset()
         living.add(self)
 

@@ -16,7 +16,7 @@ from computed.frame import links_for
 from computed.parameter import ComputedParameter
 from computed.resolving import resolve
 from computed.site import Site, free_site
-from computed.watching import same_bits
+from computed.watching import own_storage, same_bits
 
 
 @dataclass(frozen=True)
@@ -175,27 +175,12 @@ def _reused(parameter: nn.Parameter, new: Tensor, *, needs_grad: bool) -> nn.Par
     if parameter.is_meta:
         return parameter
     if not parameter.is_shared():
-        _own_storage(parameter)
+        own_storage(parameter)
     with torch.no_grad():
         cast = new.to(parameter.dtype)
         if not same_bits(parameter, cast):
             parameter.copy_(cast)
     return parameter
-
-
-def in_foreign_memory(tensor: Tensor) -> bool:
-    """Whether torch did not allocate the storage (a loaded or mapped file, NumPy), so that it cannot be watched.
-
-    A snapshot of some of these can be taken, of what `torch.load` gives for instance, but the next write crashes: torch
-    would copy by the storage's allocator, and there is none.
-    """
-    return tensor.layout is torch.strided and not tensor.untyped_storage().resizable()
-
-
-def _own_storage(parameter: nn.Parameter) -> None:
-    """Move a parameter out of foreign memory."""
-    if in_foreign_memory(parameter):
-        parameter.data = parameter.data.clone()
 
 
 def _count_inputs(links: Sequence[Link], preimages: Sequence[Preimage]) -> tuple[Link, ...]:

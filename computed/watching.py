@@ -27,10 +27,27 @@ class UnwatchableError(Exception):
 
 def snapshot(tensor: Tensor) -> Tensor:
     """A copy-on-write snapshot of ``tensor``, a leaf."""
+    if in_foreign_memory(tensor):
+        raise UnwatchableError("torch did not allocate this memory")
     try:
         return lazy_clone(tensor.detach())
     except RuntimeError as error:
         raise UnwatchableError(str(error)) from error
+
+
+def in_foreign_memory(tensor: Tensor) -> bool:
+    """Whether torch did not allocate the storage (a loaded or mapped file, NumPy), so that it cannot be watched.
+
+    A snapshot of some of these can be taken, of what `torch.load` gives for instance, but the next write crashes: torch
+    would copy by the storage's allocator, and there is none.
+    """
+    return tensor.layout is torch.strided and not tensor.untyped_storage().resizable()
+
+
+def own_storage(tensor: Tensor) -> None:
+    """Move a tensor out of foreign memory; shared memory stays shared."""
+    if in_foreign_memory(tensor) and not tensor.is_shared():
+        tensor.data = tensor.data.clone()
 
 
 def foreign_leaves(values: Iterable[Tensor], leaves: Sequence[Tensor]) -> bool:

@@ -1,11 +1,12 @@
 """State dicts of a constrained model: its own, and the plain one that an unconstrained model loads."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from computed.parameter import ComputedParameter
 from computed.placement import GuardedModules
 from surgery.errors import SurgeryError
 from surgery.finding import hosts
@@ -40,40 +41,62 @@ def state_dict(model: nn.Module, format: str = "own") -> "OrderedDict[str, Any]"
 
 def plain(model: nn.Module, own: "OrderedDict[str, Any]") -> "OrderedDict[str, Any]":
     """``own`` with each computed parameter's keys replaced by its original one, in its original position."""
-    values: dict[int, Tensor] = {}
-    metadata = dict(getattr(own, "_metadata", {}))
-    entries = list(own.items())
+    originals = _Originals()
     for host, prefix in hosts(model):
-        modules = host._modules
-        if not isinstance(modules, GuardedModules):
-            continue
-        for name in modules.computed:
-            parameter = modules[name]
-            key = prefix + name
-            # a host's entries stand together: where they begin, also where the raws are all that it has
-            start = next((i for i, (other, _) in enumerate(entries) if other.startswith(prefix)), len(entries))
-            entries = [entry for entry in entries if not entry[0].startswith(key + ".")]
-            _drop(metadata, key)
-            if parameter.persistent:
-                if id(parameter) not in values:
-                    values[id(parameter)] = parameter.baked_value()
-                earlier = _earlier(name, [*modules.order, *modules.buffers], prefix)
-                behind = [index + 1 for index, (other, _) in enumerate(entries) if other in earlier]
-                entries.insert(behind[-1] if behind else start, (key, values[id(parameter)]))
-    found: OrderedDict[str, Any] = OrderedDict(entries)
-    found._metadata = metadata  # type: ignore[attr-defined] # as Module.state_dict does
+        if isinstance(host._modules, GuardedModules):
+            originals.note(host._modules, prefix, own)
+    found: OrderedDict[str, Any] = OrderedDict()
+    for key, entry in own.items():
+        for prefix in _prefixes(key):
+            found.update(originals.first.pop(prefix, ()))
+        if not originals.replace(key):
+            found[key] = entry
+            found.update(originals.behind.pop(key, ()))
+    for rest in originals.first.values():
+        found.update(rest)
+    metadata = getattr(own, "_metadata", OrderedDict())
+    kept = [(path, about) for path, about in metadata.items() if not originals.replace(f"{path}.")]
+    found._metadata = OrderedDict(kept)  # type: ignore[attr-defined] # as Module.state_dict does
     return found
 
 
-def _earlier(name: str, order: list[str], prefix: str) -> set[str]:
-    """The keys of its host's own tensors that come before it."""
-    return {prefix + other for other in order[: order.index(name)]}
+class _Originals:
+    """The original keys of computed parameters, with their values, by the place where they belong.
+
+    A host's entries stand together: ``first`` are those that come where they begin, by the host's prefix; ``behind``
+    those that come behind another entry of their host.
+    """
+
+    def __init__(self) -> None:
+        self.first: dict[str, list[tuple[str, Tensor]]] = {}
+        self.behind: dict[str, list[tuple[str, Tensor]]] = {}
+        self._prefixes: set[str] = set()
+        self._values: dict[int, Tensor] = {}
+
+    def note(self, modules: GuardedModules, prefix: str, own: Mapping[str, object]) -> None:
+        """Note the computed parameters of one host."""
+        place = self.first.setdefault(prefix, [])
+        for name in (*modules.order, *modules.buffers):
+            key = prefix + name
+            if name in modules.computed:
+                self._prefixes.add(f"{key}.")
+                if modules[name].persistent:
+                    place.append((key, self._value(modules[name])))
+            elif key in own:
+                place = self.behind.setdefault(key, [])
+
+    def replace(self, key: str) -> bool:
+        """Whether ``key`` belongs to a computed parameter: its original key stands for it."""
+        return any(prefix in self._prefixes for prefix in _prefixes(key))
+
+    def _value(self, parameter: ComputedParameter) -> Tensor:
+        # by object: tied names share one tensor
+        if id(parameter) not in self._values:
+            self._values[id(parameter)] = parameter.baked_value()
+        return self._values[id(parameter)]
 
 
-def _drop(metadata: dict[str, Any], key: str) -> None:
-    for path in _below(metadata, key):
-        del metadata[path]
-
-
-def _below(paths: Iterable[str], key: str) -> list[str]:
-    return [path for path in paths if path == key or path.startswith(key + ".")]
+def _prefixes(key: str) -> list[str]:
+    """The prefixes of the modules around ``key``, the root's first."""
+    parts = key.split(".")
+    return [".".join((*parts[:depth], "")) for depth in range(len(parts))]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from computed.parameter import ComputedParameter
-from computed.preparing import in_foreign_memory
 from computed.watching import UnwatchableError, same_bits, snapshot
 from surgery.finding import Found, find
 
@@ -70,7 +69,7 @@ class _Kept:
     def __init__(self, tensor: Tensor) -> None:
         self.copy: Tensor | None = None
         with contextlib.suppress(UnwatchableError):
-            self.copy = None if in_foreign_memory(tensor) else snapshot(tensor)
+            self.copy = snapshot(tensor)
         self.digest = digest(tensor) if self.copy is None else b""
 
     def __call__(self, tensor: Tensor) -> bool:

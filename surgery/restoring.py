@@ -9,7 +9,6 @@ from torch import Tensor
 
 from computed.parameter import ComputedParameter
 from computed.placement import GuardedModules, place, put_back
-from computed.preparing import in_foreign_memory
 from computed.watching import UnwatchableError, same_bits, snapshot
 from surgery.finding import Found, Place
 
@@ -39,7 +38,7 @@ class KeptTensor:
 def keep(tensor: Tensor) -> KeptTensor:
     """Record ``tensor``; its bits cost memory only once somebody writes to it."""
     try:
-        bits = tensor.detach().clone() if in_foreign_memory(tensor) else snapshot(tensor)
+        bits = snapshot(tensor)
     except UnwatchableError:
         bits = tensor.detach().clone()
     return KeptTensor(tensor, tensor.data, bits, tensor.requires_grad, tensor.grad)

@@ -203,10 +203,12 @@ class Interval(StrictlyBounded):
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """``log(value - lowest) - log(highest - value)``, after clamping."""
+        if self.lowest == self.highest:
+            return Preimage((torch.zeros_like(value),))
         inside = value.clamp(self.lowest, self.highest)
         limit = saturated(value.dtype)
         raw = torch.log(inside - self.lowest) - torch.log(self.highest - inside)
-        return Preimage((torch.nan_to_num(raw, nan=0.0).clamp(-limit, limit),))
+        return Preimage((raw.clamp(-limit, limit),))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         """How far the worst entry is outside; the tiniest number where it is at a bound."""

@@ -12,7 +12,7 @@ from computed.constraints.describing import Described
 from computed.constraints.refusing import require, resolved_dim, whole_number, why_not_matrix
 from computed.constraints.sigma_scaling import SigmaScaling, scaled_by_sigma
 from computed.linalg import as_matrix, like_weight
-from computed.singular_values import even, largest_singular_value, leading_vectors, power_steps
+from computed.singular_values import largest_singular_value, leading_vectors, power_steps
 from computed.site import Site
 
 # Singular values from which float32 squares safely; a raw outside is scaled into it when it is made.
@@ -148,16 +148,18 @@ class Spectral(Described, IteratedConstraint):
         return torch.Size((shape[self.rows],)), torch.Size((shape.numel() // shape[self.rows],))
 
     def right_inverse(self, value: Tensor) -> Preimage:
-        """The value itself, with converged state; a zero weight whose norm is set gets one of rank one."""
+        """The value itself, with converged state; a zero weight whose norm is set gets one of rank one.
+
+        Only a weight whose numbers are so large or small that squares would not be numbers is scaled.
+        """
         matrix = as_matrix(value, self.rows)
         u, v = leading_vectors(matrix, rounds=2)
         sigma = float(torch.dot(u, torch.mv(matrix, v)))
-        low, high = max(SAFE[0], 1e3 * self.eps), SAFE[1]
-        if low <= sigma <= high or (self.bound is not None and sigma < low):
+        low = 0.0 if self.bound is not None else max(SAFE[0], 1e3 * self.eps)
+        if low <= sigma <= SAFE[1] or not math.isfinite(sigma):
             return Preimage((value,), (u, v))
         if sigma > 0:
             return Preimage((value * (self.target() / sigma),), (u, v))
-        u, v = even(u), even(v)
         return Preimage((like_weight(self.target() * torch.outer(u, v), value, self.rows),), (u, v))
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:

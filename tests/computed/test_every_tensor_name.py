@@ -37,9 +37,11 @@ DIFFERENT = {
     "is_leaf": "the value of a raw that is trained has a history",
     "grad_fn": "the value of a raw that is trained has a history",
     "__hash__": "by identity",
+    "__dlpack__": "where gradients are off the value has none, while a Parameter requires them still",
+    "__format__": "a number of dimension 0 takes a format as a Tensor does; a Parameter takes none",
 }
 UNINITIALISED = {"new_empty", "new_empty_strided"}
-ADDRESSES = {"data_ptr", "const_data_ptr", "storage", "untyped_storage", "__dlpack__", "__cuda_array_interface__"}
+ADDRESSES = {"data_ptr", "const_data_ptr", "storage", "untyped_storage", "__cuda_array_interface__"}
 
 MATRIX = torch.tensor([[4.0, 0.5, -1.0], [0.5, 3.0, 0.25], [-1.0, 0.25, 2.0]])  # positive definite
 VECTOR = torch.tensor([0.25, 0.75, 0.5])
@@ -60,11 +62,13 @@ ARGUMENTS: list[tuple[Any, ...]] = [
 ]  # fmt: skip
 KEYWORDS: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "nonzero_static": ("matrix", (), {"size": 4}),
-    "stft": ("cube", (3,), {"window": torch.ones(3), "return_complex": True}),
+    "stft": ("vector", (2,), {"window": torch.ones(2), "return_complex": True, "center": False}),
+    "__array_wrap__": ("matrix", (np.ones((3, 3)),), {}),
+    "__dlpack__": ("matrix", (), {}),
     "ormqr": ("matrix", (VECTOR, MATRIX), {}),
     "lu_solve": ("matrix", (MATRIX, torch.tensor([1, 2, 3], dtype=torch.int32)), {}),
     "__format__": ("scalar", (".3f",), {}),
-    "__index__": ("scalar", (), {}),
+    "__invert__": ("matrix", (), {}),
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -107,6 +111,11 @@ def call_for(name: str) -> Call:
             if found is not NotImplemented and not isinstance(found, Exception):
                 return call
     return Call("matrix", (MATRIX,) if name.startswith("__") else (), {})
+
+
+def first_call(name: str) -> tuple[nn.Parameter, str, Call]:
+    call = call_for(name)
+    return parameter(call.base), name, call
 
 
 def outcome(subject: Any, name: str, call: Call) -> Any:
@@ -154,8 +163,11 @@ def test_a_method_answers_as_that_of_a_parameter(name: str):
     plain, ours = parameter(call.base), computed(call.base)
     with torch.no_grad():
         expected, found = outcome(plain, name, call), outcome(ours, name, call)
-    if name in ADDRESSES | set(DIFFERENT):
+    if name in ADDRESSES:
         assert type(found) is type(expected)
+        return
+    if name in DIFFERENT:
+        assert str(found) != str(expected)
         return
     same(found, expected, bits=name not in UNINITIALISED)
     # a method that writes has written the same, and no other has written anything
@@ -165,7 +177,7 @@ def test_a_method_answers_as_that_of_a_parameter(name: str):
 
 def writes(name: str) -> bool:
     in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or name.startswith("__i") and name not in ("__iter__", "__int__", "__index__", "__invert__")
+    return in_place or (name.startswith("__i") and name not in ("__iter__", "__int__", "__index__", "__invert__"))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if writes(name) and name not in ("requires_grad_",)])
@@ -186,10 +198,11 @@ def test_an_attribute_is_that_of_a_parameter(name: str, base: str):
     plain, ours = parameter(base), computed(base)
     with torch.no_grad():
         expected, found = attribute(plain, name), attribute(ours, name)
-    if name in DIFFERENT:
-        assert type(found) is not type(expected) or found != expected or name == "grad_fn"
-    else:
+    if name not in DIFFERENT:
         same(found, expected)
+        return
+    with torch.enable_grad():
+        assert attribute(ours, name) != attribute(plain, name)
 
 
 def attribute(subject: Any, name: str) -> Any:
@@ -214,6 +227,10 @@ def test_no_name_is_missing_and_none_is_listed_in_vain(evidence: Callable[[str, 
     assert missing == []
     assert set(REFUSED) | set(DIFFERENT) | set(KEYWORDS) | UNINITIALISED | ADDRESSES <= set(NAMES)
     assert len(NAMES) > 660
+    # compared by what they give; the others need integers, complex numbers, sparse tensors or another device
+    with torch.no_grad():
+        failing = [name for name in METHODS if isinstance(outcome(*first_call(name)), Exception)]
+    assert len(failing) < 75
     evidence(
         "names of torch.Tensor, public and dunder, that a computed parameter answers as a Parameter does",
         f"{len(ANSWERED)} of {len(NAMES)}; {len(REFUSED)} are refused by name, {len(DIFFERENT)} differ for a reason",
@@ -292,7 +309,7 @@ SYNTAX: dict[str, Callable[[Any], Any]] = {
     "==": lambda w: w == MATRIX,
     "!=": lambda w: w != 3.0,
     "== None": lambda w: w == None,  # noqa: E711 - the operator is what is tested
-    "chained comparison": lambda w: (1 < w[1, 1]) & (w[1, 1] <= 3),
+    "chained comparison": lambda w: (w[1, 1] > 1) & (w[1, 1] <= 3),
     "index": lambda w: w[1],
     "two indices": lambda w: w[1, 2],
     "slice": lambda w: w[:, 1:],
@@ -344,7 +361,7 @@ def test_one_number_is_a_number(number: str):
 @pytest.mark.parametrize("refused", [int, float, complex, bool, operator.index])
 def test_several_numbers_are_no_number(refused: Callable[[Any], Any]):
     for base in ("matrix", "vector"):
-        with pytest.raises((RuntimeError, TypeError, ValueError)) as expected:  # noqa: PT011 - whatever torch says
+        with pytest.raises((RuntimeError, TypeError, ValueError)) as expected:
             refused(parameter(base))
         with pytest.raises(type(expected.value), match=re.escape(str(expected.value).split("\n")[0])):
             refused(computed(base))

@@ -1,8 +1,8 @@
 """Every operation that torch tests itself with, with computed parameters where it takes float tensors.
 
-The reference is the operation on the value: results and gradients must be the same, bit for bit, as function, as method,
-and in place. A computed parameter is no Tensor, so ``torch.Tensor.add(w, 1)``, the unbound method, is a TypeError of
-Python's own; ``w.add(1)`` and ``torch.add(w, 1)`` are what is tested.
+The reference is the operation on the value: results and gradients must be the same, bit for bit, as function, as
+method, and in place. A computed parameter is no Tensor, so ``torch.Tensor.add(w, 1)``, the unbound method, is a
+TypeError of Python's own; ``w.add(1)`` and ``torch.add(w, 1)`` are what is tested.
 """
 
 from __future__ import annotations
@@ -40,8 +40,16 @@ NOT_RUN = {
 UNINITIALISED = ("empty", "empty_like", "new_empty", "new_empty_strided", "empty_strided", "resize_", "resize_as_")
 # torch's list calls the unbound method where it calls these as functions
 UNBOUND = (
-    "bernoulli", "cauchy", "exponential", "geometric", "item", "log_normal", "multinomial", "normal.in_place", "uniform",
-)  # fmt: skip
+    "bernoulli",
+    "cauchy",
+    "exponential",
+    "geometric",
+    "item",
+    "log_normal",
+    "multinomial",
+    "normal.in_place",
+    "uniform",
+)
 DESCRIPTORS = (MethodDescriptorType, WrapperDescriptorType)
 # up to a phase of the eigenvectors only: no gradient of a sum of them
 WITHOUT_GRADIENT = ("linalg.eig",)
@@ -159,9 +167,7 @@ def gradients(outputs: Any, leaves: list[Tensor]) -> list[Tensor | None]:
     if not trained:
         return []
     torch.default_generator.manual_seed(2)
-    return list(
-        torch.autograd.grad(trained, leaves, [torch.randn_like(out) for out in trained], allow_unused=True)
-    )
+    return list(torch.autograd.grad(trained, leaves, [torch.randn_like(out) for out in trained], allow_unused=True))
 
 
 def leaves_of(*arguments: Any) -> list[Tensor]:
@@ -206,7 +212,7 @@ IN_PLACE = [op for op in OPERATIONS if op.inplace_variant is not None]
 def test_in_place_it_is_written_and_in_grad_mode_refused(op: OpInfo, size: str):
     form = bound(op.inplace_variant)
     name = getattr(op.inplace_variant, "__name__", "")
-    for sample, dtype in run_with(op, size):
+    for sample, _ in run_with(op, size):
         written = ComputedParameter.from_value(nn.Parameter(sample.input.clone()), Identity)
         if name in REFUSED:
             with torch.no_grad(), pytest.raises(ComputedParameterError, match=name):

@@ -85,7 +85,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         "spectral", "orthogonal", "positive", "greater_than(0)", "interval(-1, 1)", "unit_norm", "weight_norm",
         "symmetric", "skew", "lora(2)", "symmetric | spectral", "lora(2) | spectral",
     )},
-    **{f"Conv2d, {spec}": (lambda spec=spec: conv(spec)) for spec in ("spectral", "orthogonal", "weight_norm", "lora(2)")},
+    **{f"Conv2d, {spec}": (lambda spec=spec: conv(spec)) for spec in (
+        "spectral", "orthogonal", "weight_norm", "lora(2)",
+    )},
     "Linear, weight and bias": lambda: surgery.apply_constraints(
         nn.Linear(4, 4), {"weight": "spectral", "bias": "positive"}
     ),

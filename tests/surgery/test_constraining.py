@@ -20,8 +20,6 @@ from computed.parameter import ComputedParameter
 from tests.surgery.models import SPECS, SQUARE_SPECS, Listed, Recurrent, ResNet, TiedLM
 from tests.surgery.picture import bits, differences, picture
 
-PROJECTED_TOO_OFTEN = pytest.mark.xfail(reason="a write beside a pending one projects it, or loses to it", strict=True)
-
 
 class Counted(Constraint):
     """Counts its projections."""
@@ -131,19 +129,32 @@ def test_nothing_is_projected_before_the_first_use(projections: Callable[[], int
     assert projections() == 0
 
 
-@PROJECTED_TOO_OFTEN
 def test_what_is_initialised_afterwards_is_projected_once(projections: Callable[[], int]):
     layer = surgery.constrain(nn.Linear(4, 4), weight=Counted)
-    init.normal_(layer.weight)
+    with torch.no_grad():
+        init.normal_(layer.weight)
     layer(torch.ones(4))
     assert projections() == 1
-    init.orthogonal_(layer.weight)
     with torch.no_grad():
+        init.orthogonal_(layer.weight)
         layer.weight.add_(1.0)
         layer.weight[0] = 0.0
         layer.weight.data.mul_(2.0)
     layer(torch.ones(4))
     assert projections() == 1
+
+
+@pytest.mark.xfail(reason="torch.nn.init dispatches before it turns gradients off", strict=True)
+@pytest.mark.parametrize("initialise", [init.normal_, init.uniform_, init.kaiming_uniform_])
+def test_what_is_initialised_with_gradients_on(initialise: Callable[[Tensor], object]):
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    surgery.constrain(first, weight="symmetric")
+    for layer in (first, second):
+        torch.manual_seed(3)
+        initialise(layer.weight)
+    half = second.weight.detach() / 2
+    assert torch.equal(first.weight, half + half.T)
+    first.reset_parameters()
 
 
 def test_what_is_loaded_afterwards_is_projected_once(projections: Callable[[], int]):
@@ -158,7 +169,6 @@ def test_what_is_loaded_afterwards_is_projected_once(projections: Callable[[], i
     assert projections() == 0
 
 
-@PROJECTED_TOO_OFTEN
 def test_a_load_wins_over_an_initialisation_that_is_not_projected(projections: Callable[[], int]):
     layer, source = surgery.constrain(nn.Linear(4, 4), weight=Counted), nn.Linear(4, 4)
     with torch.no_grad():
@@ -168,12 +178,6 @@ def test_a_load_wins_over_an_initialisation_that_is_not_projected(projections: C
     assert projections() == 1
 
 
-LOST_BY_A_LOAD = pytest.mark.xfail(
-    reason="every load forgets what is not projected, also one without its keys", strict=True
-)
-
-
-@LOST_BY_A_LOAD
 def test_a_pending_write_survives_a_load_of_other_keys():
     layer = nn.Linear(4, 4)
     expected = layer.weight.detach().clone()
@@ -182,7 +186,6 @@ def test_a_pending_write_survives_a_load_of_other_keys():
     assert torch.equal(layer.weight, expected)
 
 
-@LOST_BY_A_LOAD
 @pytest.mark.parametrize("key", ["weight", "weight.raw"])
 def test_a_pending_write_survives_a_load_that_fails(key: str):
     layer = nn.Linear(4, 4)
@@ -231,11 +234,8 @@ INITIALISERS = {
 @pytest.mark.parametrize("initialise", INITIALISERS.values(), ids=INITIALISERS)
 @pytest.mark.parametrize("spec", [*SPECS, *SQUARE_SPECS])
 def test_constrained_then_initialised_is_initialised_then_constrained(
-    spec: str, initialise: Callable[[Tensor], object], request: pytest.FixtureRequest
+    spec: str, initialise: Callable[[Tensor], object]
 ):
-    if initialise is INITIALISERS["orthogonal"] and spec in ("symmetric", "skew"):
-        reason = "a write that changes no bit, here a multiplication by the gain 1, breaks the next forward"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
     second.load_state_dict(first.state_dict())
     surgery.constrain(first, weight=spec)
@@ -257,7 +257,7 @@ def test_constrained_then_initialised_is_initialised_then_constrained(
     torch.set_rng_state(after)
 
 
-@PROJECTED_TOO_OFTEN
+@pytest.mark.xfail(reason="what waits to be projected wins over a later write to a raw", strict=True)
 def test_a_write_to_a_raw_is_not_lost():
     """`reset_parameters` of an RNN, and every walk over `parameters()`, write to raws."""
     model = nn.LSTM(3, 4)

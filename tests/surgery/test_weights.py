@@ -194,9 +194,6 @@ print("done")
 """
 
 
-@pytest.mark.xfail(
-    reason="computed.watching.snapshot takes snapshots of memory that torch did not allocate", strict=True
-)
 @pytest.mark.parametrize(
     "load",
     [

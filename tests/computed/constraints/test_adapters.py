@@ -138,6 +138,12 @@ def test_a_transposed_convolution_has_rows_of_outputs():
     torch.testing.assert_close(parameter.detach(), expected)
 
 
+def test_rows_along_another_dimension_have_no_rule():
+    parameter = adapted(torch.randn(5, 5), dim=1)
+    x = torch.randn(4, 5)
+    assert torch.equal(F.linear(x, parameter), F.linear(x, parameter.value()))
+
+
 def test_numbers_are_the_weights_own():
     weight = torch.randn(5, 7)
     torch.manual_seed(5)

@@ -138,6 +138,7 @@ def test_takes_every_value_into_its_set(name, dtype):
     seen = 0
     for what, value in everything(name, dtype):
         parameter = make(name, value)
+        assert all(raw.isfinite().all() for raw in parameter.raws.values()), what
         for mode in (True, False) if isinstance(only(parameter), IteratedConstraint) else (True,):
             result = parameter.train(mode).detach()
             assert result.dtype == dtype, what
@@ -213,9 +214,9 @@ def test_is_inside_for_any_raws(name):
         with torch.no_grad():
             for raw in parameter.raws.values():
                 raw.copy_(scale * torch.randn(raw.shape))
+        assert parameter.detach().isfinite().all()
         if scale == 0 and name in ("spectral", "spectral, norm 3"):
             continue  # no factor gives a zero matrix a norm; `right_inverse` never makes such a raw
-        assert parameter.detach().isfinite().all()
         assert excess(parameter) <= 0, scale
 
 

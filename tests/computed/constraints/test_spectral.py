@@ -80,14 +80,20 @@ def test_a_weight_under_the_bound_is_itself_and_so_is_its_gradient():
     assert torch.equal(parameter.raws["raw"].grad, cotangent)
 
 
-def test_a_capped_weight_keeps_the_raw_and_is_not_capped_again():
+def test_a_capped_weight_keeps_the_raw():
     weight = nn.Parameter(torch.randn(40, 30))
     bits = weight.detach().clone()
     parameter = ComputedParameter.from_value(weight, Spectral(bound=1.0))
     assert parameter.raws["raw"] is weight
     assert torch.equal(weight, bits)
-    capped = parameter.detach().clone()
-    assert torch.equal(ComputedParameter.from_value(capped, Spectral(bound=1.0)).detach(), capped)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [3, 40, 200])
+def test_a_capped_weight_is_not_capped_again(size, dtype):
+    for _ in range(10):
+        capped = ComputedParameter.from_value(torch.randn(size, size + 5, dtype=dtype), Spectral(bound=1.0)).detach()
+        assert torch.equal(ComputedParameter.from_value(capped, Spectral(bound=1.0)).detach(), capped)
 
 
 @pytest.mark.parametrize("settings", [{"norm": 2.0}, {"bound": 0.5}])
@@ -168,6 +174,25 @@ def test_a_zero_weight_stays_under_a_bound_and_gets_a_norm():
     (capped * torch.ones(200, 300)).sum().backward()
     assert torch.equal(capped.raws["raw"].grad, torch.ones(200, 300))
     assert sigma(ComputedParameter.from_value(zero, Spectral(2.0)).detach()) == pytest.approx(2, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e20, 1e35])
+@pytest.mark.parametrize("settings", [{"norm": 2.0}, {"bound": 2.0}])
+def test_a_weight_at_any_scale_keeps_its_direction(settings, scale):
+    direction = torch.randn(9, 7)
+    parameter = ComputedParameter.from_value(scale * direction, Spectral(**settings))
+    factor = scale if "bound" in settings and scale < 1 else 2 / sigma(direction)
+    torch.testing.assert_close(parameter.detach(), direction * factor, rtol=1e-5, atol=0)
+    assert (parameter.detach() * parameter).sum().isfinite()
+
+
+@pytest.mark.parametrize("size", [5, 200])
+def test_a_weight_that_is_no_number_is_not_repaired_in_silence(size):
+    parameter = ComputedParameter.from_value(torch.full((size, size), torch.nan), Spectral(bound=2.0))
+    assert parameter.eval().detach().isnan().all()
+    with torch.no_grad():
+        parameter.copy_(3 * torch.eye(size))
+    assert sigma(parameter.value()) == pytest.approx(2, rel=1e-5)
 
 
 def test_a_weight_that_trains_through_zero_comes_back():

@@ -1,0 +1,73 @@
+"""A forward of all-MiniLM-L6-v2 with every matrix of its encoder under a spectral bound, against the plain model.
+
+Both in eval mode without gradients, on random tokens, by turns in one process. The 36 values are held: what is
+measured is 36 reads, and a plain copy beside the plain model, which shows what cannot be told apart from noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+
+import torch
+from torch import nn
+
+import surgery
+from benchmarks.timing import Samples, interleaved, machine, table
+from examples.pretrained_minilm import load, weights_folder
+
+RULES = {"encoder.*@Linear.weight": "spectral(bound=4.0)"}
+BATCHES = ((8, 16), (1, 16))
+ROUNDS = 101
+TARGET = 1.02
+
+
+def models() -> dict[str, nn.Module]:
+    """The constrained model, the plain one with the same values, and a copy of that."""
+    constrained, _ = load(weights_folder())
+    surgery.apply_constraints(constrained, RULES)
+    plain = surgery.bake(copy.deepcopy(constrained))
+    return {"plain": plain, "plain copy": copy.deepcopy(plain), "constrained": constrained}
+
+
+def measure(compared: dict[str, nn.Module], batch: tuple[int, int], threads: int, rounds: int = ROUNDS) -> Samples:
+    """Time the forward of each model on the same tokens."""
+    torch.set_num_threads(threads)
+    tokens = torch.randint(1000, 30000, batch, generator=torch.Generator().manual_seed(0))
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    calls = {name: (lambda model=model: model(tokens)) for name, model in compared.items()}
+    with torch.no_grad():
+        return interleaved(calls, rounds=rounds, calls=1, clock=clock)
+
+
+def cells(samples: Samples, name: str) -> list[str]:
+    """Quartiles in milliseconds, and how many times as long as the plain model, by quartiles of the rounds."""
+    times = [f"{1e3 * seconds:.2f}" for seconds in samples.quartiles(name)]
+    ratios = [f"{ratio:.3f}" for ratio in samples.ratios(name, "plain")] if name != "plain" else ["", "", ""]
+    return [*times, *ratios]
+
+
+def main(rounds: int = ROUNDS) -> None:
+    """Print the table."""
+    compared = models()
+    settings = [(threads, batch) for threads in sorted({1, os.cpu_count() or 1}) for batch in BATCHES]
+    rows, verdicts = [], []
+    print(f"{machine()}; {rounds} rounds; quartiles.\n")
+    for threads, batch in settings:
+        samples = measure(compared, batch, threads, rounds)
+        where = f"{batch[0]} x {batch[1]} tokens, {threads} thread{'s' * (threads > 1)}"
+        rows += [(f"{where}, {name}", *cells(samples, name)) for name in compared]
+        ratio = samples.ratios("constrained", "plain")[1]
+        added = 1e6 * samples.excess("constrained", "plain")
+        verdicts.append(f"{where}: {100 * (ratio - 1):+.1f} %, {added:+.0f} us ({_verdict(ratio)} 2 %).")
+    print(table(("ms a forward", "25 %", "median", "75 %", "times 25 %", "median", "75 %"), rows))
+    print("\n" + "\n".join(f"* {verdict}" for verdict in verdicts))
+
+
+def _verdict(ratio: float) -> str:
+    return "within" if ratio <= TARGET else "NOT within"
+
+
+if __name__ == "__main__":
+    main()
