@@ -15,7 +15,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast and no inference mode: a constraint must hold, and its value must be usable in autograd later."""
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
+            # leaving inference mode turns gradients on
             stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(torch.no_grad())
         if device.type != "meta" and torch.is_autocast_enabled(device.type):
             stack.enter_context(torch.autocast(device.type, enabled=False))
         yield
@@ -98,6 +100,20 @@ def invert(links: Sequence[Link], value: Tensor) -> list[Preimage]:
             found.append(preimage)
             running = preimage.raws[0]
     return found[::-1]
+
+
+def start_from_raws(links: Sequence[Link], raws: Sequence[Tensor]) -> None:
+    """Give iterated constraints the state that belongs to raws which were written or loaded without it."""
+    running: Tensor | None = None
+    for link, arguments in arguments_by_link(links, raws):
+        whole = arguments if running is None else (running, *arguments)
+        if isinstance(link.module, IteratedConstraint):
+            state = link.module.right_inverse(whole[0]).state
+            link.module.commit(state)
+            link.module.settle(state)
+            running = link.module.value_given(whole[0], state)
+        else:
+            running = link.evaluate(whole, training=False)[0]
 
 
 def has_state(links: Sequence[Link]) -> bool:

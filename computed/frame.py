@@ -13,7 +13,7 @@ from computed.hold import Hold
 from computed.lending import Lent
 from computed.living import living
 from computed.tensorlike import TensorLike
-from computed.watching import Slot, own_storage
+from computed.watching import Slot, own_storage, same_bits
 
 
 class PendingState(NamedTuple):
@@ -28,6 +28,14 @@ class Written(NamedTuple):
 
     value: Tensor
     before: Tensor | None
+    bits: Tensor | None = None
+    raws: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    def is_overtaken(self) -> bool:
+        """Whether somebody wrote to a raw since, and nobody to the value: the raw is what was meant."""
+        if self.bits is None or not same_bits(self.value, self.bits):
+            return False
+        return any(not same_bits(raw, kept) for raw, kept in self.raws)
 
 
 class RawSlot(NamedTuple):

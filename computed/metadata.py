@@ -19,9 +19,9 @@ class Metadata(Frame):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the value: that of the first raw."""
-        first = self.first_raw()
-        return self._dtype if first is None else first.dtype
+        """The dtype of the value: that of the first raw, or what a module without inputs gave."""
+        raws = self.raw_tensors()
+        return raws[0].dtype if raws else self._dtype
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,6 @@
 """ComputedParameter: the Module that stands where a Parameter stood and is used as a tensor."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 from computed.chain import GeneratorLink
 from computed.constraint import Constraint
 from computed.errors import ComputedParameterError
-from computed.living import living
 from computed.frame import stamps
+from computed.living import living
 from computed.reading import Reading
 from computed.watching import own_storage
 
@@ -98,8 +99,15 @@ class ComputedParameter(Reading):
     def _apply(self, fn: Any, recurse: bool = True) -> "ComputedParameter":
         self.absorb()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.__dict__["_dtype"] = fn(torch.empty(0, dtype=self._dtype, device=self.device)).dtype
         self.reset()
         return self
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """Walk on; ``model.parameters()`` comes here, and so do export and `functional_call` before they swap raws."""
+        if not torch.compiler.is_compiling():
+            self.absorb()
+        yield from super().named_modules(*args, **kwargs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         self.absorb()
@@ -136,6 +144,9 @@ class ComputedParameter(Reading):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set as a Module does; marks that a walk over modules leaves are not the tensor's, and are ignored."""
+        if name == "data" and isinstance(value, Tensor):
+            # a Module would register a Parameter under this name
+            value = value.detach()
         if name not in MODULE_MARKS:
             super().__setattr__(name, value)
 

@@ -40,9 +40,9 @@ class Reading(Writing):
 
     def _evaluated_value(self) -> Tensor:
         with LOCK:
+            self.absorb()
             if inside_transform():
                 return self.evaluated(training=self.training)
-            self.absorb()
             hold = self._holds[self.training]
             if hold is None or not hold.usable():
                 self._commit_if_moved()

@@ -1,5 +1,7 @@
 """The state of iterated constraints: pending beside a value, committed by a step, settled for eval."""
 
+import os
+import sys
 import threading
 
 import torch
@@ -14,6 +16,9 @@ from computed.metadata import Metadata
 
 # One lock for all: an evaluation may read other computed parameters, and two locks could wait for each other.
 LOCK = threading.RLock()
+# a child process has one thread only: nobody would release what another thread held when it was forked
+if sys.platform != "win32":
+    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 
 
 class Settling(Metadata):

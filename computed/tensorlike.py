@@ -167,6 +167,10 @@ def _leaf_resolved(leaf: Any) -> Any:
 def _write(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a writing function: the written argument gives its write target, the others their values."""
     name = getattr(func, "__name__", "")
+    if torch.is_grad_enabled() and getattr(func, "__module__", "") == "torch.nn.init":
+        # an initialiser turns gradients off itself, but only after it has asked here
+        with torch.no_grad():
+            return _write(func, args, kwargs)
     position, keyword = (None, "out") if "out" in kwargs else ((0, None) if args else (None, next(iter(kwargs))))
     written = args[0] if position == 0 else kwargs[keyword or "out"]
     target = written.write_target(name) if isinstance(written, TensorLike) else resolved(written)

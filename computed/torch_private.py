@@ -3,14 +3,16 @@
 Where a name is missing, the mechanism that needs it is off and everything is evaluated at each read: slower, and right.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import pyfunctorch
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
-from torch.utils import _pytree
+from torch.utils import _python_dispatch, _pytree
 
 
 def _probe() -> bool:
@@ -56,6 +58,21 @@ def inside_transform() -> bool:
         or _symbolic_trace._is_fx_tracing_flag
         or _jit_tracing_state() is not None
     )
+
+
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """No functorch level, dispatch mode or jit trace: what is done here is none of their business."""
+    with contextlib.ExitStack() as stack:
+        tracing = _jit_tracing_state()
+        if tracing is not None:
+            torch._C._set_tracing_state(None)
+            stack.callback(torch._C._set_tracing_state, tracing)
+        if _functorch_level() is not None:
+            stack.enter_context(pyfunctorch.temporarily_clear_interpreter_stack())
+        if _dispatch_modes():
+            stack.enter_context(_python_dispatch._disable_current_modes())
+        yield
 
 
 def is_fx_tracing() -> bool:

@@ -1,14 +1,17 @@
 """Writes to a computed parameter: they act on the value and are projected once, at the next access."""
 
+import contextlib
+
 import torch
 from torch import Tensor
 
 from computed.constraint import IteratedConstraint
 from computed.errors import ComputedParameterError
-from computed.evaluation import full_precision, invert
+from computed.evaluation import full_precision, invert, start_from_raws
 from computed.frame import Written
 from computed.settling import LOCK, Settling
-from computed.watching import same_bits
+from computed.torch_private import CAN_WATCH, inside_transform, outside_transforms
+from computed.watching import UnwatchableError, same_bits, snapshot
 
 
 class Writing(Settling):
@@ -40,8 +43,18 @@ class Writing(Settling):
         """Project what was written to the value since it was evaluated, once."""
         if self._written is None and self._lent is None and self._holds[0] is None and self._holds[1] is None:
             return
+        if inside_transform():
+            with outside_transforms():
+                self._absorb()
+        else:
+            self._absorb()
+
+    def _absorb(self) -> None:
         with LOCK:
             written, self.__dict__["_written"] = self._written, None
+            if written is not None and written.is_overtaken():
+                self._take_raws()
+                return
             if written is not None and (written.before is None or not same_bits(written.value, written.before)):
                 self.assign(written.value)
                 return
@@ -56,7 +69,18 @@ class Writing(Settling):
 
     def write_later(self, value: Tensor) -> None:
         """Make ``value`` the value; it is projected at the next access, unless a load or another write comes first."""
-        self.__dict__["_written"] = Written(value, None)
+        written = Written(value, None)
+        if CAN_WATCH:
+            with contextlib.suppress(UnwatchableError):
+                raws = tuple((raw, snapshot(raw)) for raw in self.raw_tensors())
+                written = Written(value, None, snapshot(value), raws)
+        self.__dict__["_written"] = written
+
+    def _take_raws(self) -> None:
+        """The raws were written and stay as they are; iterated state is what their right inverse gives."""
+        with torch.no_grad(), full_precision(self.device):
+            start_from_raws(self.links, self.raw_tensors())
+        self.reset()
 
     def assign(self, value: Tensor) -> None:
         """Make ``value``, or the admissible value nearest to it, the value now.

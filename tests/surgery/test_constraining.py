@@ -144,7 +144,6 @@ def test_what_is_initialised_afterwards_is_projected_once(projections: Callable[
     assert projections() == 1
 
 
-@pytest.mark.xfail(reason="torch.nn.init dispatches before it turns gradients off", strict=True)
 @pytest.mark.parametrize("initialise", [init.normal_, init.uniform_, init.kaiming_uniform_])
 def test_what_is_initialised_with_gradients_on(initialise: Callable[[Tensor], object]):
     first, second = nn.Linear(4, 4), nn.Linear(4, 4)
@@ -257,7 +256,6 @@ def test_constrained_then_initialised_is_initialised_then_constrained(
     torch.set_rng_state(after)
 
 
-@pytest.mark.xfail(reason="what waits to be projected wins over a later write to a raw", strict=True)
 def test_a_write_to_a_raw_is_not_lost():
     """`reset_parameters` of an RNN, and every walk over `parameters()`, write to raws."""
     model = nn.LSTM(3, 4)

@@ -60,6 +60,7 @@ class Program:
         existing, tie = self.random.choice(["chain", "replace"]), self.random.choice(["share", "share", "split"])
         plan = surgery.plan(self.model, rules, existing=existing, tie=tie, strict=False)
         self.said.append(f"apply {rules} {existing} {tie}: {[row.action.value for row in plan.sites]}")
+        self.model.state_dict()  # projects what was written
         before = picture(self.model)
         if plan.problems:
             with pytest.raises(surgery.PlanError, match="nothing was changed"):
@@ -80,7 +81,9 @@ class Program:
         surgery.undo(self.model)
         self.touched.pop()
         before = self.before.pop()
-        found = [place for place in differences(before, picture(self.model)) if place != "random state"]
+        # a read in eval settles the state of every site that has been trained
+        free = ("random state", "settled_")
+        found = [place for place in differences(before, picture(self.model)) if not any(word in place for word in free)]
         assert found == [], self.said
 
     def on_last(self, act: Callable[[ComputedParameter], None]) -> None:
