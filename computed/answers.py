@@ -50,6 +50,20 @@ def _writing_method(name: str) -> Callable[..., Any]:
     return _named(method, name)
 
 
+class AbsentAttributeError(ComputedParameterError, AttributeError):
+    """An attribute that is refused, or that this value has not.
+
+    An AttributeError too: torch asks every name of a module whether it is there (`torch.jit.trace` does).
+    """
+
+
+def _refusing_property(name: str) -> property:
+    def refuse(self: Answering) -> Any:
+        raise AbsentAttributeError(f"{self!r} has no {name}: {REFUSED[name]}")
+
+    return property(refuse)
+
+
 def _refusing_method(name: str) -> Callable[..., Any]:
     def method(self: Answering, *args: Any, **kwargs: Any) -> Any:
         raise ComputedParameterError(f"{self!r} has no {name}: {REFUSED[name]}")
@@ -58,7 +72,13 @@ def _refusing_method(name: str) -> Callable[..., Any]:
 
 
 def _reading_property(name: str) -> property:
-    return property(lambda self: getattr(self.value(), name), doc=f"As `torch.Tensor.{name}`.")
+    def read(self: Answering) -> Any:
+        try:
+            return getattr(self.value(), name)
+        except RuntimeError as error:
+            raise AbsentAttributeError(str(error)) from error
+
+    return property(read, doc=f"As `torch.Tensor.{name}`.")
 
 
 def _operator_method(symbol: Callable[..., Any], name: str, *, reflected: bool) -> Callable[..., Any]:
@@ -116,7 +136,7 @@ def answer_names(cls: type) -> None:
 def _answer(name: str) -> Any:
     is_method = callable(getattr(Tensor, name, None))
     if name in REFUSED:
-        return _refusing_method(name) if is_method else property(_refusing_method(name))
+        return _refusing_method(name) if is_method else _refusing_property(name)
     if not is_method:
         return _reading_property(name)
     return _writing_method(name) if name.endswith("_") else _reading_method(name)

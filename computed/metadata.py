@@ -104,6 +104,12 @@ class Metadata(Frame):
         return self
 
     @property
+    def grad_dtype(self) -> torch.dtype | None:
+        """The dtype that gradients of the first raw are kept in."""
+        first = self.first_raw()
+        return None if first is None else first.grad_dtype
+
+    @property
     def grad(self) -> None:
         """None: gradients accumulate in the raws."""
         return

@@ -140,6 +140,10 @@ class ComputedParameter(Reading):
                 return vars(first)[name]
         elif name in self.__dict__.get("_parameters", ()):
             self.absorb()
+        answer = getattr(type(self), name, None)
+        if isinstance(answer, property):
+            # it has raised an AttributeError, and Python came here; a Module would not know the reason
+            return answer.__get__(self)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -47,6 +47,7 @@ def data_address(tensor: Tensor) -> int:
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _jit_tracing_state = torch._C._get_tracing_state
+_fx_tracing = _symbolic_trace.is_fx_symbolic_tracing
 
 
 def inside_transform() -> bool:
@@ -55,7 +56,7 @@ def inside_transform() -> bool:
         _dispatch_modes() != 0
         or _functorch_level() is not None
         or forward_ad._current_level >= 0
-        or _symbolic_trace._is_fx_tracing_flag
+        or _fx_tracing()
         or _jit_tracing_state() is not None
     )
 
@@ -66,8 +67,8 @@ def outside_transforms() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         tracing = _jit_tracing_state()
         if tracing is not None:
-            torch._C._set_tracing_state(None)
-            stack.callback(torch._C._set_tracing_state, tracing)
+            torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+            stack.callback(torch._C._set_tracing_state, tracing)  # type: ignore[attr-defined]
         if _functorch_level() is not None:
             stack.enter_context(pyfunctorch.temporarily_clear_interpreter_stack())
         if _dispatch_modes():
@@ -77,7 +78,7 @@ def outside_transforms() -> Iterator[None]:
 
 def is_fx_tracing() -> bool:
     """Whether stock FX traces at this moment; a computed parameter must then be recorded as a call of its module."""
-    return bool(_symbolic_trace.is_fx_symbolic_tracing())
+    return bool(_fx_tracing())
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:

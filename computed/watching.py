@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from computed.chain import ForeignLink, GeneratorLink, Link
 from computed.constraint import IteratedConstraint
 from computed.torch_private import is_accumulate_grad, lazy_clone
 
-SETTING_TYPES = (bool, int, float, str, type(None))
+MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
 INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -69,27 +69,27 @@ def foreign_leaves(values: Iterable[Tensor], leaves: Sequence[Tensor]) -> bool:
 
 
 def own_slots(link: Link, known: Sequence[Slot]) -> list[Slot]:
-    """Buffers and parameters of a link's modules that its value may depend on, beside the raws in ``known``."""
+    """Every tensor that a link's modules have, registered or not, beside the raws in ``known`` and what is derived."""
     raws = {(id(slot.owner), slot.key) for slot in known}
     derived = ("pending_", "settled_") if isinstance(link.module, IteratedConstraint) else ()
     return [
         Slot(tensors, key)
         for module in link.module.modules()
-        for tensors in (module._parameters, module._buffers)
+        for tensors in (module._parameters, module._buffers, vars(module))
         for key, tensor in tensors.items()
-        if tensor is not None and (id(tensors), key) not in raws and not key.startswith(derived or ("\0",))
+        if isinstance(tensor, Tensor) and (id(tensors), key) not in raws and not key.startswith(derived or ("\0",))
     ]
 
 
 def foreign_settings(link: Link) -> list[tuple[dict[str, Any], str, Any]]:
-    """The plain settings of a module that does not tell the epoch when they change."""
+    """The attributes of a module that does not tell the epoch when they change."""
     if not isinstance(link, ForeignLink | GeneratorLink):
         return []
     return [
         (vars(module), key, value)
         for module in link.module.modules()
         for key, value in vars(module).items()
-        if isinstance(value, SETTING_TYPES)
+        if key not in MODULES_OWN and not isinstance(value, Tensor)
     ]
 
 

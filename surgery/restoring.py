@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from computed.parameter import ComputedParameter
 from computed.placement import GuardedModules, place, put_back
@@ -45,6 +45,21 @@ def keep(tensor: Tensor) -> KeptTensor:
 
 
 @dataclass(eq=False)
+class KeptRegistries:
+    """Which tensors a module of a computed parameter holds: its raws and its state, which casts and loads replace."""
+
+    module: nn.Module
+    parameters: dict[str, nn.Parameter | None]
+    buffers: dict[str, Tensor | None]
+
+    def restore(self) -> None:
+        """Give the module back what it held."""
+        for registry, kept in ((self.module._parameters, self.parameters), (self.module._buffers, self.buffers)):
+            registry.clear()
+            registry.update(kept)  # type: ignore[arg-type] # each kept what it is given
+
+
+@dataclass(eq=False)
 class KeptPlace:
     """One attribute of a host: what stood there, and how it was registered."""
 
@@ -81,6 +96,7 @@ class Record:
 
     number: int
     places: list[KeptPlace] = field(default_factory=list)
+    registries: list[KeptRegistries] = field(default_factory=list)
     tensors: list[KeptTensor] = field(default_factory=list)
     made: list[tuple[Place, ComputedParameter]] = field(default_factory=list)
     also: list[Callable[[], None]] = field(default_factory=list)
@@ -91,7 +107,10 @@ class Record:
         subject = found.subject
         if isinstance(subject, ComputedParameter):
             subject.forget()
-            self.tensors += [keep(raw) for raw in subject.parameters()]
+            self.registries += [
+                KeptRegistries(module, dict(module._parameters), dict(module._buffers)) for module in subject.modules()
+            ]
+            self.tensors += [keep(tensor) for tensor in (*subject.parameters(), *subject.buffers())]
         elif found.site.shape is None:
             self.also.append(partial(setattr, subject, "requires_grad", subject.requires_grad))
         else:
@@ -105,6 +124,8 @@ class Record:
         """Put everything back, last change first."""
         for kept_place in reversed(self.places):
             kept_place.restore()
+        for registries in reversed(self.registries):
+            registries.restore()
         # last first here too: the places of a tie that is split share a tensor, and only the first found it as it was
         for kept in reversed(self.tensors):
             kept.restore()
@@ -119,6 +140,7 @@ class Record:
         """Forget what is kept, which can no longer be put back, but for the reason."""
         self.lost = self.disturbed()
         self.places.clear()
+        self.registries.clear()
         self.tensors.clear()
         self.also.clear()
 

@@ -236,6 +236,55 @@ def test_a_trained_second_constraint_is_taken_back_with_its_training():
     assert torch.equal(model.eval()(batch), expected)
 
 
+def written(model: nn.Linear) -> None:
+    """A value that is not projected yet."""
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(4, 4))
+
+
+def written_and_read(model: nn.Linear) -> None:
+    """A value that is projected: of an orthogonal weight, the state too."""
+    written(model)
+    model(torch.randn(2, 4))
+
+
+def unfrozen_and_trained(model: nn.Linear) -> None:
+    """Steps of an optimizer, which commit state."""
+    model.weight.requires_grad_(True)
+    trained(model, torch.randn(2, 4))
+
+
+def assigned_from_others(model: nn.Linear) -> None:
+    """Raws and state are other objects."""
+    other = surgery.apply_constraints(nn.Linear(4, 4), {"weight": model.weight.spec})
+    state = {key: value for key, value in other.state_dict().items() if key != "bias"}
+    model.load_state_dict(state, strict=False, assign=True)
+
+
+@pytest.mark.parametrize("use", [written, written_and_read, unfrozen_and_trained, assigned_from_others, cast_and_back])
+@pytest.mark.parametrize("spec", ["orthogonal", "spectral(bound=0.5)", "weight_norm", "lora(2)", "symmetric"])
+def test_a_freeze_of_a_constrained_weight_is_taken_back_with_all_that_followed(spec: str, use: Callable[..., None]):
+    model, batch = surgery.apply_constraints(nn.Linear(4, 4), {"weight": spec}), torch.randn(2, 4)
+    unfrozen_and_trained(model)
+    value = bits(model.eval().weight.detach())
+    before = picture(model.train())
+    surgery.apply_constraints(model, {"weight": "frozen"})
+    use(*(model, batch) if use is cast_and_back else (model,))
+    surgery.undo(model)
+    changed = [place for place in differences(before, picture(model.train())) if "weight" in place]
+    assert changed == []
+    assert bits(model.eval().weight.detach()) == value
+
+
+def test_what_waits_to_be_projected_survives_a_freeze_and_its_undo():
+    model = nn.Linear(4, 4)
+    half = model.weight.detach() / 2
+    surgery.constrain(model, weight="symmetric")
+    surgery.apply_constraints(model, {"weight": "frozen"})
+    surgery.undo(model)
+    assert torch.equal(model.weight, half + half.T)
+
+
 def test_an_undo_takes_back_what_the_plan_did():
     model = TiedLM()
     before = picture(model)

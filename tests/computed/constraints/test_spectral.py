@@ -88,6 +88,14 @@ def test_a_capped_weight_keeps_the_raw():
     assert torch.equal(weight, bits)
 
 
+@pytest.mark.parametrize("excess", [1e-5, 1e-4, 1e-3])
+def test_a_weight_just_over_the_bound_is_capped(excess):
+    weight = torch.randn(20, 30)
+    bound = sigma(weight) / (1 + excess)
+    value = ComputedParameter.from_value(weight, Spectral(bound=bound)).detach()
+    assert sigma(value) == pytest.approx(bound, rel=2e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [3, 40, 200])
 def test_a_capped_weight_is_not_capped_again(size, dtype):
