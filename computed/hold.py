@@ -22,6 +22,9 @@ from computed.member import Member
 from computed.torch_private import CAN_WATCH, address_of
 from computed.watching import UnwatchableError, foreign_leaves, foreign_settings, own_slots, same_bits, snapshot
 
+# no tensor has its data there
+NOWHERE = -1
+
 
 class Hold:
     """The values of ``members``, with the evidence that tells whether they are still true."""
@@ -81,7 +84,10 @@ class Hold:
             return True
         if not same_bits(plain, self.value_snapshots[index]):
             return False
-        self._watch_value(index)
+        try:
+            self._watch_value(index)
+        except UnwatchableError:
+            self.address[index] = NOWHERE  # the next read evaluates
         return True
 
     def moved(self) -> bool:

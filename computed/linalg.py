@@ -61,8 +61,8 @@ def cayley_retraction(base: Tensor, delta: Tensor) -> Tensor:
     and smooth for every ``delta``; to first order it moves by ``delta`` projected to the tangent space at
     ``base``, and for zero it is ``base``, bit for bit.
 
-    Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, section
-    2.2.
+    Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, lemma
+    4.
     """
     inside = base.t() @ delta
     middle = torch.eye(base.shape[1], dtype=base.dtype, device=base.device) - 0.25 * (inside - inside.t())

@@ -141,7 +141,15 @@ def guarded(host: nn.Module) -> GuardedModules:
 
 
 def on_registration(host: nn.Module, name: str, module: nn.Module | None) -> None:
-    """Guard every computed parameter that is registered on a module that uses it as its parameter."""
+    """Guard every computed parameter that is registered on a module that uses it as its parameter.
+
+    ``torch.compile(model)`` registers the model as well: what was written must be projected before, since compiled code
+    sees raws alone.
+    """
+    if name == "_orig_mod" and module is not None:
+        for parameter in module.modules():
+            if isinstance(parameter, ComputedParameter):
+                parameter.absorb()
     if type(module) is ComputedParameter and not isinstance(host, nn.ModuleList | nn.ModuleDict | nn.Sequential):
         guarded(host).guard(name, module)
 

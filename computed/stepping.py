@@ -8,6 +8,7 @@ import weakref
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from computed.living import living
@@ -34,10 +35,15 @@ def held_by(optimizer: Optimizer) -> list["weakref.ref[ComputedParameter]"]:
     known = _known.get(optimizer)
     if known is None or known[0] != key:
         held = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
-        found = [weakref.ref(p) for p in living.all() if any(id(raw) in held for raw in p.parameters())]
+        found = [weakref.ref(p) for p in living.all() if any(id(tensor) in held for tensor in _tensors(p))]
         known = (key, found)
         _known[optimizer] = known
     return known[1]
+
+
+def _tensors(parameter: ComputedParameter) -> list[Tensor]:
+    """Its raws, and the parameters of its constraints; `parameters()` would project what waits to be."""
+    return [*parameter.raw_tensors(), *parameter.constraints.parameters()]
 
 
 register_optimizer_step_pre_hook(before_step)

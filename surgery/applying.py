@@ -75,5 +75,6 @@ def _freeze(row: PlannedSite) -> None:
 
 def set_mode(parameter: ComputedParameter, *, training: bool) -> None:
     """Set the mode without settling: the state that a right inverse gives is converged already."""
-    for module in parameter.modules():
+    # not parameter.modules(), a walk that projects what waits to be
+    for module in (parameter, *parameter.constraints.modules()):
         module.training = training

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from surgery.finding import Found, type_names
+from surgery.finding import Found, hosts, type_names
 
 
 class Wrapping(NamedTuple):
@@ -17,7 +17,8 @@ class Wrapping(NamedTuple):
 
 def wrapping(model: nn.Module) -> Wrapping:
     """The wrappers in ``model``."""
-    modules = list(model.modules())
+    # not model.modules(), a walk that projects what waits to be
+    modules = [host for host, _ in hosts(model)]
     return Wrapping(
         any("FullyShardedDataParallel" in type_names(module) for module in modules),
         any(isinstance(module, DistributedDataParallel) for module in modules),

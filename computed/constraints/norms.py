@@ -10,30 +10,19 @@ from computed.constraint import Constraint, Preimage, Role
 from computed.constraints.describing import Described
 from computed.constraints.measuring import worst
 from computed.constraints.refusing import exempt, require, whole_number, why_not_dim
+from computed.constraints.slice_scaling import (
+    largest_entries,
+    lengths,
+    scaled,
+    scaled_to,
+    slice_dims,
+)
 from computed.constraints.stored import Stored
 from computed.linalg import in_double
 from computed.site import Site
 
-# Lengths from which squares neither overflow nor vanish in float32; a direction outside is scaled to length
-# one.
+# Lengths from which squares neither overflow nor vanish in float32; other directions are scaled to length one.
 SAFE = (1e-15, 1e15)
-
-
-def slice_dims(ndim: int, axis: int | None) -> list[int]:
-    """The dimensions of a slice: all but ``axis``, all where that is None."""
-    dims = list(range(ndim))
-    if axis is not None:
-        dims.pop(axis % ndim)
-    return dims
-
-
-def lengths(tensor: Tensor, axis: int | None, order: float = 2.0) -> Tensor:
-    """The norm of every slice along ``axis`` (of the whole tensor for None), with its dimensions kept."""
-    dims = slice_dims(tensor.dim(), axis)
-    if len(dims) == 0:
-        return tensor.abs()
-    found: Tensor = torch.linalg.vector_norm(tensor, order, dims, True)
-    return found
 
 
 class Sliced(Described, Constraint):
@@ -66,8 +55,8 @@ class UnitScale(Sliced):
     """Every slice along ``dim`` has length one: ``value_i = x_i / |x_i|``; for None the whole tensor.
 
     For a weight (out, in) and ``dim=0`` slices are rows, for (out, in, k, k) filters. The projection is the
-    nearest point. A slice shorter than ``eps`` counts as zero and gives the slice of equal entries. Computed
-    in at least float32, without overflow.
+    nearest point. A slice without an entry above ``eps`` counts as zero and gives the slice of equal entries.
+    Computed in at least float32, without overflow.
 
     Errors:
         ValueError: ``dim`` is no whole number, ``eps`` not between 0 and 1. A dimension that the weight does
@@ -103,11 +92,12 @@ class UnitScale(Sliced):
 
     def forward(self, raw: Tensor) -> Tensor:
         """Divide by the largest entry, a constant as the result does not depend on it, then by the length."""
-        largest = lengths(raw.detach(), self.dim, float("inf"))
-        scaled = raw / torch.where(largest > 0, largest, 1.0)
-        is_zero = largest * lengths(scaled.detach(), self.dim) <= self.eps
-        scaled = torch.where(is_zero, raw + 1.0, scaled)
-        return scaled / lengths(scaled, self.dim)
+        largest = largest_entries(raw.detach(), self.dim)
+        is_zero = largest <= self.eps
+        moderate = torch.addcmul(is_zero.to(raw.dtype), raw, 1 / torch.where(is_zero, 1.0, largest))
+        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
+            return scaled(moderate, torch.ones_like(largest), self.dim)
+        return scaled_to(moderate, torch.ones_like(largest), self.dim)
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value itself; where a slice is short but not zero, its direction."""
@@ -157,8 +147,9 @@ class WeightScale(Sliced, Stored):
 
     def forward(self, v: Tensor, g: Tensor) -> Tensor:
         """``v (g / |v|)``, and zero where ``v`` is."""
-        length = lengths(v, self.dim)
-        return v * (g / torch.where(length > 0, length, 1.0))
+        if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
+            return scaled(v, g, self.dim)
+        return scaled_to(v, g, self.dim)
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value itself and its lengths."""

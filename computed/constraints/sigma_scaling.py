@@ -66,7 +66,8 @@ class SigmaScaling(torch.autograd.Function):
             scale, slope = _scale_and_slope(raw, u, v, *ctx.settings)
         along = slope * torch.dot(given.reshape(-1), raw.reshape(-1)) * u
         gradient = as_matrix(given, rows) * scale
-        # in place saves a third of the time, but transforms, which always enable gradients, have no rule for it
+        # in place saves a third of the time, but transforms, which always enable gradients, have no rule for
+        # it
         gradient = torch.addr(gradient, along, v) if torch.is_grad_enabled() else gradient.addr_(along, v)
         return gradient.view(raw.movedim(rows, 0).shape).movedim(0, rows), *(None,) * 6
 

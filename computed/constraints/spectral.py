@@ -35,7 +35,7 @@ class Spectral(Described, IteratedConstraint):
         norm: what the largest singular value is set to.
         bound: what it is capped at; instead of ``norm``.
         n_power_iterations: steps with each evaluation in training.
-        eps: a largest singular value below this counts as this; a zero weight stays zero.
+        eps: a largest singular value below this counts as this, so that a raw of zeros gives zeros.
         dim: where rows run; by default 0, but 1 for transposed convolutions, as in torch.
 
     The projection scales the weight, which no other admissible weight beats in the spectral norm. It is
@@ -46,7 +46,7 @@ class Spectral(Described, IteratedConstraint):
 
     Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018
     (arXiv:1802.05957), equation 8 and algorithm 1; for the cap, Gouk et al., "Regularisation of neural
-    networks by enforcing Lipschitz continuity", 2018 (arXiv:1804.04368), equation 14.
+    networks by enforcing Lipschitz continuity", 2018 (arXiv:1804.04368).
 
     Example:
         >>> from computed.parameter import ComputedParameter

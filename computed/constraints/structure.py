@@ -37,7 +37,7 @@ class Symmetric(Square):
 
     Further dimensions in front count matrices. A symmetric matrix is kept bit for bit, in every dtype.
 
-    Reference: Higham, "Matrix nearness problems and applications", 1989, theorem 2.1 (Fan and Hoffman).
+    Reference: Higham, "Matrix nearness problems and applications", 1989, section 2.
 
     Example:
         >>> from computed.parameter import ComputedParameter
