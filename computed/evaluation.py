@@ -99,7 +99,26 @@ def invert(links: Sequence[Link], value: Tensor) -> list[Preimage]:
             preimage = link.invert(running)
             found.append(preimage)
             running = preimage.raws[0]
-    return found[::-1]
+        return _with_later_states(links, found[::-1])
+
+
+def _with_later_states(links: Sequence[Link], preimages: list[Preimage]) -> list[Preimage]:
+    """Give each later iterated link the state of what the links before it really make of the raws.
+
+    Going backwards, a link sees the value before those in front of it have projected theirs.
+    """
+    if not has_state(links[1:]):
+        return preimages
+    running: Tensor | None = None
+    for position, (link, preimage) in enumerate(zip(links, preimages, strict=True)):
+        whole = preimage.raws if running is None else (running, *preimage.raws[1:])
+        if isinstance(link.module, IteratedConstraint):
+            state = preimage.state if running is None else link.invert(running).state
+            preimages[position] = Preimage(preimage.raws, state)
+            running = link.module.value_given(whole[0], state)
+        else:
+            running = link.evaluate(whole, training=False)[0]
+    return preimages
 
 
 def start_from_raws(links: Sequence[Link], raws: Sequence[Tensor]) -> None:

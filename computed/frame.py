@@ -28,6 +28,7 @@ class Written(NamedTuple):
 
     value: Tensor
     before: Tensor | None
+    initial: bool = False
     bits: Tensor | None = None
     raws: tuple[tuple[Tensor, Tensor], ...] = ()
 

@@ -104,8 +104,11 @@ class ComputedParameter(Reading):
         return self
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
-        """Walk on; ``model.parameters()`` comes here, and so do export and `functional_call` before they swap raws."""
-        if not torch.compiler.is_compiling():
+        """Walk on; ``model.parameters()`` comes here, and what was written must stand in the raws that it lists.
+
+        An initial value may wait: models are listed, and then loaded.
+        """
+        if not torch.compiler.is_compiling() and not (self._written is not None and self._written.initial):
             self.absorb()
         yield from super().named_modules(*args, **kwargs)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.nn.parallel import DistributedDataParallel
 
 import computed.stepping  # noqa: F401 - whoever has computed parameters needs the hook before a step
 from computed.errors import ReplacedParameterError
@@ -21,12 +22,13 @@ class GuardedModules(dict[str, Any]):
     """The ``_modules`` of a host: its computed parameters come last, in original order, and are not lost by accident.
 
     ``order`` and ``buffers`` are the original orders of the host's parameters and buffers, ``computed`` the names that
-    are guarded.
+    are guarded, ``original`` is the mapping whose place it takes.
     """
 
     def __init__(self, host: nn.Module) -> None:
         super().__init__(host._modules)
         self.host = host
+        self.original: dict[str, Any] = host._modules
         self.order: list[str] = list(host._parameters)
         self.buffers: list[str] = list(host._buffers)
         self.computed: list[str] = []
@@ -37,6 +39,7 @@ class GuardedModules(dict[str, Any]):
 
     def __setstate__(self, state: tuple[dict[str, Any], nn.Module, list[str], list[str], list[str]]) -> None:
         entries, self.host, self.order, self.buffers, self.computed = state
+        self.original = {}
         dict.update(self, entries)
 
     def guard(self, name: str, parameter: ComputedParameter) -> None:
@@ -112,7 +115,9 @@ def put_back(host: nn.Module, name: str, tensor: Tensor, *, buffer: bool, persis
         host._non_persistent_buffers_set.add(name)
     _reorder(registry, order)
     if not modules.computed:
-        host._modules = dict(modules)
+        modules.original.clear()
+        modules.original.update(modules)
+        host._modules = modules.original
         _remove_load_hook(host)
     rebuild_flat_weights(host)
 
@@ -143,10 +148,10 @@ def guarded(host: nn.Module) -> GuardedModules:
 def on_registration(host: nn.Module, name: str, module: nn.Module | None) -> None:
     """Guard every computed parameter that is registered on a module that uses it as its parameter.
 
-    ``torch.compile(model)`` registers the model as well: what was written must be projected before, since compiled code
-    sees raws alone.
+    What wraps a model registers it as well: what was written must be projected before, since compiled code sees raws
+    alone, and DistributedDataParallel gives the first process's raws to all.
     """
-    if name == "_orig_mod" and module is not None:
+    if module is not None and (name == "_orig_mod" or isinstance(host, DistributedDataParallel)):
         for parameter in module.modules():
             if isinstance(parameter, ComputedParameter):
                 parameter.absorb()

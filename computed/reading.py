@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from computed.constraint import Constraint
+from computed.errors import ComputedParameterError
 from computed.evaluation import evaluate_traced, last_arguments
 from computed.hold import try_hold
 from computed.lending import Unwritable, lend
@@ -41,7 +42,7 @@ class Reading(Writing):
     def _evaluated_value(self) -> Tensor:
         with LOCK:
             self.absorb()
-            if inside_transform():
+            if inside_transform() or self.waits():
                 return self.evaluated(training=self.training)
             hold = self._holds[self.training]
             if hold is None or not hold.usable():
@@ -107,6 +108,11 @@ class Reading(Writing):
 
 def evaluate_in_graph(parameter: Reading) -> Tensor:
     """The value as a part of the graph that is compiled or exported."""
+    if parameter._written is not None:
+        raise ComputedParameterError(
+            "a value was written to a computed parameter and not read since, and a graph cannot project it; "
+            "read it once before, or call computed.invalidate(model), which does"
+        )
     device = parameter.device.type
     with torch.autocast(device if device != "meta" else "cpu", enabled=False):
         return evaluate_traced(parameter.links, parameter.raw_tensors(), parameter.dtype)

@@ -1,6 +1,7 @@
 """Writes to a computed parameter: they act on the value and are projected once, at the next access."""
 
 import contextlib
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -51,29 +52,50 @@ class Writing(Settling):
 
     def _absorb(self) -> None:
         with LOCK:
-            written, self.__dict__["_written"] = self._written, None
-            if written is not None and written.is_overtaken():
-                self._take_raws()
-                return
-            if written is not None and (written.before is None or not same_bits(written.value, written.before)):
-                self.assign(written.value)
-                return
-            lent = self._lent.written() if self._lent is not None else None
-            if lent is not None:
-                self.assign(lent)
-                return
-            for hold in self._holds:
-                if hold is not None and not hold.untouched(0):
-                    self.assign(hold.plain[0])
+            written = self._written
+            if written is not None and self._stands_on(raw for raw, _ in written.raws):
+                if written.is_overtaken():
+                    self._take_raws()
                     return
+                if written.before is None or not same_bits(written.value, written.before):
+                    self.assign(written.value)
+                    return
+                self.__dict__["_written"] = None
+            new = self._written_in_place()
+            if new is not None:
+                self.assign(new)
 
-    def write_later(self, value: Tensor) -> None:
-        """Make ``value`` the value; it is projected at the next access, unless a load or another write comes first."""
-        written = Written(value, None)
+    def waits(self) -> bool:
+        """Whether a write is still not projected: other raws stand there for a while (`functional_call`)."""
+        return self._written is not None or self._written_in_place(anywhere=True) is not None
+
+    def _written_in_place(self, *, anywhere: bool = False) -> Tensor | None:
+        """A value that was lent or held and is not what it was."""
+        lent = self._lent
+        if lent is not None and (anywhere or self._stands_on(source for source, _, _ in lent.sources)):
+            value = lent.written()
+            if value is not None:
+                return value
+        for hold in self._holds:
+            if hold is not None and not hold.untouched(0) and (anywhere or self._stands_on(hold.raws)):
+                return hold.plain[0]
+        return None
+
+    def _stands_on(self, raws: Iterable[Tensor]) -> bool:
+        """Whether the raws that a value was computed from are those that stand there now, as far as it is known."""
+        known = tuple(raws)
+        return not known or all(one is other for one, other in zip(known, self.raw_tensors(), strict=True))
+
+    def write_later(self, value: Tensor, *, initial: bool = True) -> None:
+        """Make ``value`` the value; it is projected at the next access, unless a load or another write comes first.
+
+        The ``initial`` value of a parameter that was just made may wait longer: to list parameters is no access to it.
+        """
+        written = Written(value, None, initial)
         if CAN_WATCH:
             with contextlib.suppress(UnwatchableError):
                 raws = tuple((raw, snapshot(raw)) for raw in self.raw_tensors())
-                written = Written(value, None, snapshot(value), raws)
+                written = Written(value, None, initial, snapshot(value), raws)
         self.__dict__["_written"] = written
 
     def _take_raws(self) -> None:
@@ -114,4 +136,4 @@ class Writing(Settling):
                 f"the shape of a constrained weight is fixed"
             )
         self.absorb()
-        self.write_later(new.detach().to(device=self.device, dtype=self.dtype))
+        self.write_later(new.detach().to(device=self.device, dtype=self.dtype), initial=False)

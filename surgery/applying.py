@@ -24,7 +24,7 @@ def carry_out(rows: Iterable[PlannedSite]) -> Record:
         # raws made in inference mode could never be trained
         with torch.inference_mode(mode=False):
             for row in tracked(todo, "applying", len(todo)):
-                record.note(row.found)
+                record.note(row.found, freezes=row.action is Action.FREEZE)
                 _change(row, record)
     except BaseException:
         record.restore()

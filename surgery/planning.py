@@ -15,7 +15,7 @@ from surgery.measuring import measure
 from surgery.progress import tracked
 from surgery.proposal import PlannedSite
 from surgery.proposing import EXISTING, Proposal, constrained_by, exempted, frozen
-from surgery.refusing import overlapping, shared_storage
+from surgery.refusing import inference_refusals, overlapping, shared_storage
 from surgery.rules.deciding import Candidate, decide
 from surgery.rules.ruleset import Rule, RuleSet
 from surgery.splitting import frozen_together, given_copies, parts_of
@@ -118,9 +118,10 @@ def _proposal(found: Found, rule: Rule, surroundings: Surroundings, options: Opt
     if rule.exempts:
         return exempted(found, rule.text)
     if rule.freezes:
-        refused = freezing_refusals(found, surroundings.wrapping) if found.site.requires_grad else []
+        refused = inference_refusals(found) + freezing_refusals(found, surroundings.wrapping)
+        refused = refused if found.site.requires_grad else []
         return Proposal(None, tuple(refused)) if refused else frozen(found, rule.text)
-    reasons = _tie_reasons(found, options) + shared_storage(found, surroundings.shared)
+    reasons = _tie_reasons(found, options) + inference_refusals(found) + shared_storage(found, surroundings.shared)
     reasons += sharding_refusals(found, surroundings.wrapping)
     if reasons:
         return Proposal(None, tuple(reasons))

@@ -38,6 +38,14 @@ def _host_reasons(host: nn.Module, attribute: str) -> Iterator[str]:
             yield f"has sparse gradients ({kind}(sparse=True)), which do not reach a raw; set sparse=False"
 
 
+def inference_refusals(found: Found) -> list[str]:
+    """Why a tensor that was made in inference mode can be neither computed nor frozen."""
+    subject = found.subject
+    if not isinstance(subject, Tensor) or not subject.is_inference():
+        return []
+    return ["is an inference tensor, which can be neither trained nor watched; build outside torch.inference_mode()"]
+
+
 def shared_storage(found: Found, shared: dict[int, str]) -> list[str]:
     """Why a tensor that overlaps another parameter's memory cannot be computed; ``shared`` is from `overlapping`."""
     other = shared.get(id(found.subject))

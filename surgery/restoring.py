@@ -15,33 +15,41 @@ from surgery.finding import Found, Place
 
 @dataclass(eq=False)
 class KeptTensor:
-    """A tensor as it was: its memory, bits, flag and gradient."""
+    """A tensor as it was: its memory, bits, flag and gradient. ``bits`` is None where they are not kept."""
 
     tensor: Tensor
     memory: Tensor
-    bits: Tensor
+    bits: Tensor | None
     requires_grad: bool
-    grad: Tensor | None
+    grad: "KeptTensor | None"
 
     def restore(self) -> None:
         """Give the tensor back what it had."""
         tensor = self.tensor
         if not tensor.is_meta:
             tensor.data = self.memory
-            if not same_bits(tensor, self.bits):
+            if self.bits is not None and not same_bits(tensor, self.bits):
                 with torch.no_grad():
                     tensor.copy_(self.bits)
         tensor.requires_grad_(self.requires_grad)
-        tensor.grad = self.grad
+        if self.grad is not None:
+            self.grad.restore()
+        tensor.grad = None if self.grad is None else self.grad.tensor
 
 
-def keep(tensor: Tensor) -> KeptTensor:
-    """Record ``tensor``; its bits cost memory only once somebody writes to it."""
+def keep(tensor: Tensor, *, copied: bool = True) -> KeptTensor:
+    """Record ``tensor``; its bits cost memory only once somebody writes to it.
+
+    Where memory cannot be watched that needs a copy now, which is left out without ``copied``.
+    """
+    bits: Tensor | None = None
     try:
         bits = snapshot(tensor)
     except UnwatchableError:
-        bits = tensor.detach().clone()
-    return KeptTensor(tensor, tensor.data, bits, tensor.requires_grad, tensor.grad)
+        if copied and tensor.layout is torch.strided:
+            bits = tensor.detach().clone()
+    grad = None if tensor.grad is None else keep(tensor.grad)
+    return KeptTensor(tensor, tensor.data, bits, tensor.requires_grad, grad)
 
 
 @dataclass(eq=False)
@@ -102,8 +110,8 @@ class Record:
     also: list[Callable[[], None]] = field(default_factory=list)
     lost: str | None = None
 
-    def note(self, found: Found) -> None:
-        """Record what stands at ``found`` before it is changed."""
+    def note(self, found: Found, *, freezes: bool = False) -> None:
+        """Record what stands at ``found`` before it is changed, or only frozen: then nothing is copied for it."""
         subject = found.subject
         if isinstance(subject, ComputedParameter):
             subject.forget()
@@ -114,7 +122,7 @@ class Record:
         elif found.site.shape is None:
             self.also.append(partial(setattr, subject, "requires_grad", subject.requires_grad))
         else:
-            self.tensors.append(keep(subject))
+            self.tensors.append(keep(subject, copied=not freezes))
         self.places += [
             KeptPlace(slot, subject, found.site.buffer, slot.attribute not in slot.host._non_persistent_buffers_set)
             for slot in found.slots

@@ -132,7 +132,7 @@ def outcome(subject: Any, name: str, call: Call) -> Any:
 def same(found: Any, expected: Any, *, bits: bool = True) -> None:
     """Equal, where a Parameter that a method returns as it is stands for its value."""
     if isinstance(expected, Exception):
-        assert type(found) is type(expected), found
+        assert isinstance(found, type(expected)), found
         assert without_kind(str(found)) == without_kind(str(expected))
         return
     found_leaves, found_tree = pytree.tree_flatten(found)
@@ -242,7 +242,7 @@ def test_names_that_a_module_has_as_well_follow_the_tensor():
     assert shared == SHARED_NAMES_THAT_FOLLOW_THE_TENSOR
     methods = set(dir(nn.Module)) - set(dir(object)) - shared - {"forward", "train"}
     taken = {name for name in methods if not name.startswith("_") and owner(name) is not nn.Module}
-    assert taken == {"T_destination"} & taken
+    assert taken == {"named_modules"}  # who lists parameters finds them projected
 
 
 def owner(name: str) -> type:

@@ -5,6 +5,7 @@ Each test writes in place, reads in a way of its own, and expects what a plain p
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import computed
 import surgery
+from computed.constraint import Preimage
 from computed.parameter import ComputedParameter
 from tests.computed.identity import Identity
 
@@ -118,13 +120,58 @@ def test_whoever_reads_first_sees_what_was_written(
     torch.testing.assert_close(host.weight.detach(), TWOS)
 
 
-@pytest.mark.parametrize("read", READS, ids=lambda f: f.__name__)
-def test_a_projection_that_waits_is_done_before(read: Callable[[nn.Module], Tensor]):
+def waiting() -> nn.Linear:
+    """A layer whose first projection waits for its first use."""
     host = nn.Linear(3, 3, bias=False)
     with torch.no_grad():
         host.weight.fill_(2.0)
-    surgery.constrain(host, weight="positive")
-    torch.testing.assert_close(read(host), torch.full((2, 3), 6.0))
+    return surgery.constrain(host, weight="positive")
+
+
+@pytest.mark.parametrize(
+    "read", [read for read in READS if read not in (by_export, by_strict_export)], ids=lambda f: f.__name__
+)
+def test_a_projection_that_waits_is_done_before(read: Callable[[nn.Module], Tensor]):
+    torch.testing.assert_close(read(waiting()), torch.full((2, 3), 6.0))
+
+
+@pytest.mark.parametrize("read", [by_export, by_strict_export], ids=lambda f: f.__name__)
+def test_what_cannot_project_says_so(read: Callable[[nn.Module], Tensor]):
+    host = waiting()
+    with pytest.raises(RuntimeError, match=r"read it once before, or call computed\.invalidate"):
+        read(host)
+    torch.testing.assert_close(read(computed.invalidate(host)), torch.full((2, 3), 6.0))
+
+
+def test_swapped_raws_leave_a_projection_waiting():
+    host, given = waiting(), torch.zeros(3, 3)
+    for _ in range(2):
+        found = functional_call(host, {"weight.raw": given}, (X,))
+        torch.testing.assert_close(found, torch.full((2, 3), 3 * math.log(2)))
+    assert torch.equal(given, torch.zeros(3, 3))
+    torch.testing.assert_close(host.weight.detach(), TWOS)
+
+
+def test_a_projection_that_fails_loses_nothing():
+    class Fragile(Identity):
+        broken = False
+
+        def right_inverse(self, value: Tensor) -> Preimage:
+            if self.broken:
+                raise ArithmeticError("no convergence")
+            return super().right_inverse(value)
+
+    for write in (in_place, through_a_view, by_data):
+        host = written(Fragile, lambda w: w.fill_(1.0))
+        host(X)
+        with torch.no_grad():
+            write(host.weight)
+        host.weight.constraints[0].broken = True
+        for _ in range(2):
+            with pytest.raises(ArithmeticError, match="no convergence"):
+                host(X)
+        host.weight.constraints[0].broken = False
+        assert torch.equal(host.weight.detach(), TWOS)
 
 
 @pytest.mark.parametrize("write", [in_place, through_a_view, by_data], ids=lambda f: f.__name__)

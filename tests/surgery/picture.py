@@ -22,7 +22,8 @@ def bits(tensor: Tensor) -> object:
     head = tuple(tensor.shape), tensor.dtype, str(tensor.device)
     if tensor.is_meta:
         return head
-    dense = tensor.detach().contiguous().cpu().reshape(-1)
+    # a copy: torch marks the storage of what becomes a NumPy array
+    dense = tensor.detach().clone().cpu().reshape(-1)
     return *head, dense.view(torch.uint8).numpy().tobytes() if dense.numel() else b""
 
 
@@ -48,7 +49,7 @@ def _module(module: nn.Module, identities: bool) -> Iterator[tuple[str, object]]
     for key, value in vars(module).items():
         if key == "_modules":
             yield "children", [(name, _told(child, identities)) for name, child in value.items()]
-            yield "kind of children", type(value)
+            yield "mapping of children", (type(value), _told(value, identities and type(value) is dict))
         elif key in ("_parameters", "_buffers"):
             yield key, [name for name, _ in value.items()]
             for name, tensor in value.items():

@@ -121,7 +121,8 @@ def test_it_is_taken_back():
 def test_nothing_is_projected_before_the_first_use(projections: Callable[[], int]):
     layer = surgery.constrain(nn.Linear(4, 4), weight=Counted)
     assert projections() == 0
-    repr(layer), layer.weight.shape, layer.weight.requires_grad, list(layer.parameters()), layer.weight.spec
+    repr(layer), layer.weight.shape, layer.weight.requires_grad, layer.weight.spec
+    surgery.constrain(layer, bias="positive")
     assert projections() == 0
     layer(torch.ones(4))
     assert projections() == 1

@@ -121,7 +121,7 @@ def overlapping() -> nn.Module:
     memory = torch.randn(40)
     model = nn.Module()
     model.a = nn.Parameter(memory)
-    model.b = nn.Parameter(memory[:9].view(3, 3))
+    model.b = nn.Parameter(memory[1:10].view(3, 3))
     model.c = nn.Parameter(memory[20:29].view(3, 3))
     model.d = nn.Parameter(torch.randn(3, 3))
     return model

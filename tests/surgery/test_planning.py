@@ -289,6 +289,21 @@ def test_totals_are_those_after_the_apply(build: Build, inputs: Callable[[], Ten
     assert not first.requires_grad
 
 
+@pytest.mark.parametrize("requires_grad", [True, False])
+@pytest.mark.parametrize(
+    "spec", [*SPECS, "symmetric | lora(2)", "weight_norm | lora(2)", "lora(1) | lora(2)", "lora(2) | spectral"]
+)
+def test_totals_of_every_constraint(spec: str, requires_grad: bool):
+    model = nn.Linear(4, 4)
+    model.weight.requires_grad_(requires_grad)
+    plan = surgery.plan(model, {"weight": spec})
+    plan.apply()
+    assert (plan.trainable_after, plan.total_after) == counts(model)
+    trained = [raw for raw in model.weight.raws.values() if raw.requires_grad]
+    model(torch.randn(2, 4)).sum().backward()
+    assert all(raw.grad is not None for raw in trained)
+
+
 def counts(model: nn.Module) -> tuple[int, int]:
     sizes = [(tensor.numel(), tensor.requires_grad) for tensor in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)

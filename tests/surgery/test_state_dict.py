@@ -188,6 +188,29 @@ def test_hosts_whose_tensors_are_all_computed_keep_their_position(build: Build):
         assert list(surgery.state_dict(one, format="plain")) == keys
 
 
+class Gaps(nn.Module):
+    """Has parameters and buffers that are None or not saved, before others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("absent", None)
+        self.weight = nn.Parameter(torch.rand(3))
+        self.register_parameter("bias", None)
+        self.scale = nn.Parameter(torch.rand(3))
+        self.register_buffer("passing", torch.rand(3), persistent=False)
+        self.register_buffer("nothing", None)
+        self.register_buffer("kept", torch.rand(3))
+
+
+@pytest.mark.parametrize(
+    "names", [["weight"], ["scale"], ["kept"], ["weight", "kept"], ["weight", "scale", "kept", "passing"]]
+)
+def test_what_is_none_or_not_saved_leaves_no_gap(names: list[str]):
+    model = surgery.apply_constraints(nn.Sequential(Gaps(), Gaps()), {f"*.{name}": "positive" for name in names})
+    plain = surgery.state_dict(model, format="plain")
+    assert list(plain) == [f"{i}.{name}" for i in (0, 1) for name in ("weight", "scale", "kept")]
+
+
 class Extra(nn.Module):
     """Keeps more than tensors, and adds a key by a hook."""
 

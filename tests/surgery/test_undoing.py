@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
@@ -462,6 +463,31 @@ def test_a_batch_norm_that_ran_in_between_keeps_its_statistics():
     assert {name: bits(buffer) for name, buffer in block.named_buffers() if "running" in name} == {
         name: bits(buffer) for name, buffer in statistics.items()
     }
+
+
+def test_the_mapping_of_children_is_the_old_one():
+    model = ResNet()
+    object.__setattr__(model, "_modules", OrderedDict(model._modules))
+    mappings = [id(module._modules) for module in model.modules()]
+    before = picture(model)
+    surgery.apply_constraints(model, {"*": "frozen", "*.conv1.weight": "spectral", "head.*": "positive"})
+    surgery.undo(model)
+    assert differences(before, picture(model)) == []
+    assert [id(module._modules) for module in model.modules()] == mappings
+    surgery.bake(surgery.apply_constraints(model, {"*.conv1.weight": "spectral"}))
+    assert [id(module._modules) for module in model.modules()] == mappings
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_is_baked_without_touching_the_original(twin: Callable[[nn.Module], nn.Module]):
+    model = surgery.apply_constraints(Listed(), {"scale": "positive", "first.weight": "spectral"})
+    other = twin(model)
+    surgery.bake(other)
+    assert list(other._modules) == ["first", "weights", "named", "last"]
+    assert list(surgery.computed_parameters(model)) == ["scale", "first.weight"]
+    surgery.undo(model)
+    assert list(model._modules) == ["first", "weights", "named", "last"]
+    assert model.first is not other.first
 
 
 def test_a_model_on_meta_is_on_meta_again():

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 import surgery
+from computed.torch_private import data_address
 from tests.surgery.models import SPECS, SQUARE_SPECS
 from tests.surgery.picture import differences, picture
 
@@ -141,6 +142,20 @@ def test_weights_that_belong_to_numpy():
     assert float(model.weight[0, 0].detach()) == 7.0
 
 
+def test_freezing_copies_nothing(tmp_path: Path):
+    save_file({"weight": torch.randn(64, 64), "bias": torch.randn(64)}, tmp_path / "file.safetensors")
+    for state in (load_file(tmp_path / "file.safetensors"), nn.Linear(64, 64).state_dict()):
+        model = nn.Linear(64, 64)
+        model.load_state_dict(state, assign=True)
+        before, address = picture(model), data_address(model.weight)
+        undo = surgery.plan(model, {"*": "frozen"}).apply()
+        assert data_address(model.weight) == address
+        copies = [kept.bits for kept in undo.record.tensors if kept.bits is not None]
+        assert not any(data_address(bits) not in (address, data_address(model.bias)) for bits in copies)
+        undo()
+        assert differences(before, picture(model)) == []
+
+
 def test_shared_memory_stays_shared():
     model = nn.Linear(4, 4).share_memory()
     surgery.apply_constraints(model, {"weight": "symmetric"})
@@ -161,6 +176,16 @@ def test_apply_under_no_grad_and_in_inference_mode_gives_raws_that_train():
             surgery.bake(model)
         model(batch).sum().backward()
         assert model.weight.grad is not None
+
+
+@pytest.mark.parametrize("spec", ["orthogonal", "frozen"])
+def test_a_model_made_in_inference_mode_is_refused(spec: str):
+    with torch.inference_mode():
+        model = nn.Linear(3, 3)
+    before = picture(model)
+    with pytest.raises(surgery.PlanError, match=r"is an inference tensor, .*; build outside torch\.inference_mode\(\)"):
+        surgery.apply_constraints(model, {"weight": spec})
+    assert differences(before, picture(model)) == []
 
 
 def test_autocast_changes_nothing():
