@@ -75,7 +75,7 @@ def _reading_property(name: str) -> property:
     def read(self: Answering) -> Any:
         try:
             return getattr(self.value(), name)
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise AbsentAttributeError(str(error)) from error
 
     return property(read, doc=f"As `torch.Tensor.{name}`.")

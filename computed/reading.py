@@ -56,9 +56,9 @@ class Reading(Writing):
             return hold.outer[0] if torch.is_grad_enabled() else hold.plain[0]
 
     def _evaluated_unheld(self) -> Tensor:
-        lent = self._lent
-        if lent is not None and lent.kept is not None and not torch.is_grad_enabled() and lent.still_true():
-            return lent.kept
+        lent = self._still_lent()
+        if lent is not None and not torch.is_grad_enabled():
+            return lent
         value, states = self._evaluate(training=self.training)
         self._keep_state(states, None)
         if value.requires_grad:

@@ -30,10 +30,12 @@ class Writing(Settling):
         with LOCK, torch.no_grad():
             if self._written is not None:
                 return self._written.value
-            hold = self._holds[self.training]
             # a value that was written already takes the next write as well: it is projected when it is finished
+            hold, lent = self._holds[self.training], self._still_lent()
             if hold is not None and hold.sources_unchanged():
                 return hold.plain[0]
+            if lent is not None:
+                return lent
             value = self.value()
             if self._holds[self.training] is None:
                 value = value.detach().clone()
@@ -80,6 +82,13 @@ class Writing(Settling):
             if hold is not None and not hold.untouched(0) and (anywhere or self._stands_on(hold.raws)):
                 return hold.plain[0]
         return None
+
+    def _still_lent(self) -> Tensor | None:
+        """The value that was lent last, where it is still that of the raws that stand there."""
+        lent = self._lent
+        if lent is None or lent.training is not self.training or not lent.still_true():
+            return None
+        return lent.kept if self._stands_on(source for source, _, _ in lent.sources) else None
 
     def _stands_on(self, raws: Iterable[Tensor]) -> bool:
         """Whether the raws that a value was computed from are those that stand there now, as far as it is known."""

@@ -41,7 +41,7 @@ def _host_reasons(host: nn.Module, attribute: str) -> Iterator[str]:
 def inference_refusals(found: Found) -> list[str]:
     """Why a tensor that was made in inference mode can be neither computed nor frozen."""
     subject = found.subject
-    if not isinstance(subject, Tensor) or not subject.is_inference():
+    if not isinstance(subject, Tensor) or found.site.shape is None or not subject.is_inference():
         return []
     return ["is an inference tensor, which can be neither trained nor watched; build outside torch.inference_mode()"]
 

@@ -24,9 +24,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def long_functions(source: str) -> list[str]:
     """Functions with more lines than a reader keeps in mind, docstrings not counted."""
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, Function)]
-    return [
-        f"{each.name}: {length} lines" for each in functions if (length := _length(each)) > FUNCTION_LINES
-    ]
+    return [f"{each.name}: {length} lines" for each in functions if (length := _length(each)) > FUNCTION_LINES]
 
 
 def _length(function: Function) -> int:
@@ -40,19 +38,13 @@ def _length(function: Function) -> int:
 def probes(source: str) -> list[str]:
     """Calls of ``hasattr``: what an object is, its type says."""
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
-    return [
-        f"line {call.lineno}: {ast.unparse(call)}" for call in calls if ast.unparse(call.func) == "hasattr"
-    ]
+    return [f"line {call.lineno}: {ast.unparse(call)}" for call in calls if ast.unparse(call.func) == "hasattr"]
 
 
 def swallowing_handlers(source: str) -> list[str]:
     """Handlers of all exceptions that do not end by raising one."""
     handlers = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ExceptHandler))
-    return [
-        f"line {each.lineno}"
-        for each in handlers
-        if _is_broad(each) and not isinstance(each.body[-1], ast.Raise)
-    ]
+    return [f"line {each.lineno}" for each in handlers if _is_broad(each) and not isinstance(each.body[-1], ast.Raise)]
 
 
 def _is_broad(handler: ast.ExceptHandler) -> bool:

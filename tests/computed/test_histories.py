@@ -36,6 +36,9 @@ LENGTH = {"small": 40, "full": 400}
 SEEDS = {"small": 2, "full": 20}
 
 
+# as in plain torch, what was computed before a write is not differentiated after it: each of those clears the outputs
+
+
 class Life:
     """A model, its optimizer and its source of batches."""
 
@@ -69,7 +72,7 @@ def backward(life: Life) -> None:
 
 
 def step(life: Life) -> None:
-    life.outputs.clear()  # as in plain torch, what was computed before a step is not differentiated after it
+    life.outputs.clear()
     life.optimizer.step()
     life.optimizer.zero_grad()
 
@@ -93,34 +96,41 @@ def read_in_inference_mode(life: Life) -> None:
 
 
 def write_in_place(life: Life) -> None:
+    life.outputs.clear()
     with torch.no_grad():
         life.weight.mul_(1.25).add_(torch.randn(4, 4) / 8)
 
 
 def write_a_part(life: Life) -> None:
+    life.outputs.clear()
     with torch.no_grad():
         life.weight[1:3].copy_(torch.randn(2, 4))
 
 
 def write_by_a_view(life: Life) -> None:
+    life.outputs.clear()
     with torch.no_grad():
         life.weight.T[0].fill_(0.5)
 
 
 def initialise(life: Life) -> None:
+    life.outputs.clear()
     nn.init.xavier_uniform_(life.weight)
 
 
 def exchange_data(life: Life) -> None:
+    life.outputs.clear()
     life.weight.data = torch.randn(4, 4)
 
 
 def write_a_raw(life: Life) -> None:
+    life.outputs.clear()
     with torch.no_grad():
         next(life.weight.parameters()).mul_(1.1)
 
 
 def write_a_raw_by_data(life: Life) -> None:
+    life.outputs.clear()
     next(life.weight.parameters()).data.add_(0.01)
 
 
@@ -129,10 +139,12 @@ def save(life: Life) -> None:
 
 
 def load(life: Life) -> None:
+    life.outputs.clear()
     life.model.load_state_dict(life.saved)
 
 
 def load_a_plain_one(life: Life) -> None:
+    life.outputs.clear()
     life.model.load_state_dict(nn.Linear(4, 4).state_dict())
 
 

@@ -145,6 +145,7 @@ def test_the_comparison_above_can_fail():
         "(root): scale bits",
         "(root): passing id",
         "(root): children",
+        "(root): mapping of children",
         "first: attributes",
         "last: _forward_hooks",
         "weights: 0 gradient",
