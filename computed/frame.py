@@ -13,14 +13,14 @@ from computed.hold import Hold
 from computed.lending import Lent
 from computed.living import living
 from computed.tensorlike import TensorLike
-from computed.watching import Slot, own_storage, same_bits
+from computed.watching import Bits, Slot, own_storage, same_bits
 
 
 class PendingState(NamedTuple):
     """The state of a train-mode evaluation that no step has committed yet, and what shows that its raws moved."""
 
     states: list[State]
-    hold: Hold | None
+    raws: Hold | Bits | None
 
 
 class Written(NamedTuple):
@@ -156,6 +156,10 @@ class Frame(TensorLike, nn.Module):
             id(raw) == known and type(raw) is nn.Parameter and not raw.is_inference() and raw.device.type != "meta"
             for raw, known in zip(raws, self._registered, strict=True)
         )
+
+    def _draws(self) -> bool:
+        """Whether each evaluation in train mode is a sample of its own."""
+        return self.training and any(is_stochastic(link) for link in self.links)
 
     def absorb(self) -> None:
         """Project what was written to the value since it was evaluated; see `computed.writing`."""

@@ -20,7 +20,7 @@ from computed.epoch import CELL as EPOCH
 from computed.evaluation import evaluate, evaluate_given, full_precision
 from computed.member import Member
 from computed.torch_private import CAN_WATCH, address_of
-from computed.watching import UnwatchableError, foreign_leaves, foreign_settings, own_slots, same_bits, snapshot
+from computed.watching import UnwatchableError, foreign_leaves, own_slots, same_bits, settings_of, snapshot
 
 # no tensor has its data there
 NOWHERE = -1
@@ -33,6 +33,7 @@ class Hold:
         "address",
         "epoch",
         "inner",
+        "inner_versions",
         "leaves",
         "members",
         "outer",
@@ -84,6 +85,9 @@ class Hold:
             return True
         if not same_bits(plain, self.value_snapshots[index]):
             return False
+        if plain._version != self.inner_versions[index]:
+            self.address[index] = NOWHERE  # written with the bits that it had: autograd refuses it, and rightly
+            return True
         try:
             self._watch_value(index)
         except UnwatchableError:
@@ -147,6 +151,7 @@ class Hold:
 
     def _publish(self) -> None:
         self.plain = [value.detach() for value in self.inner]
+        self.inner_versions = [plain._version for plain in self.plain]
         self.outer: Sequence[Tensor] = self.plain
         if any(value.requires_grad for value in self.inner):
             with torch.inference_mode(mode=False), torch.enable_grad():
@@ -181,8 +186,7 @@ class Hold:
             tensor = slot.owner[slot.key]
             self.watched.append((slot.owner, slot.key, tensor, address_of(tensor), tensor.requires_grad))
         links = [link for member in self.members for link in member.links]
-        self.settings = [(vars(link.module), "training", link.module.training) for link in links]
-        self.settings += [entry for link in links for entry in foreign_settings(link)]
+        self.settings = settings_of(links)
 
 
 class HeldValues(torch.autograd.Function):

@@ -7,17 +7,18 @@ value is alive at a time. A read with gradients gives a tensor that refuses in-p
 """
 
 import weakref
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from computed.epoch import CELL as EPOCH
+from computed.member import Member
 from computed.torch_private import CAN_WATCH, address_of
-from computed.watching import UnwatchableError, same_bits, snapshot
+from computed.watching import Slot, UnwatchableError, own_slots, same_bits, settings_of, snapshot
 
 
-class Owner(Protocol):
+class Owner(Member, Protocol):
     """Whose value is lent."""
 
     _lent: "Lent | None"
@@ -27,14 +28,21 @@ class Owner(Protocol):
 
 
 class Lent:
-    """A value on loan, with the bits that it and its sources had."""
+    """A value on loan, with the bits that it and all that it was computed from had."""
 
-    def __init__(self, owner: Owner, value: Tensor, sources: Sequence[Tensor]) -> None:
+    def __init__(self, owner: Owner, value: Tensor) -> None:
         self.owner = weakref.ref(owner)
         self.kept: Tensor | None = value
         self.reference = weakref.ref(value)
         self.bits = snapshot(value)
-        self.sources = [(source, snapshot(source), address_of(source)) for source in sources]
+        slots = [raw.slot for raw in owner.raw_slots()]
+        self.raws = [slot.owner[slot.key] for slot in slots]
+        slots += [slot for link in owner.links for slot in own_slots(link, slots)]
+        self.sources = [
+            (slot, tensor, snapshot(tensor), address_of(tensor)) for slot, tensor in map(_registered, slots)
+        ]
+        self.settings = settings_of(owner.links)
+        self.epoch = EPOCH[0]
 
     def written(self) -> Tensor | None:
         """The value, where somebody has written to it."""
@@ -45,7 +53,12 @@ class Lent:
 
     def still_true(self) -> bool:
         """Whether what the value was computed from is what it was."""
-        return all(address_of(source) == address for source, _, address in self.sources)
+        if self.epoch != EPOCH[0] or any(settings.get(key) is not value for settings, key, value in self.settings):
+            return False
+        return all(
+            slot.owner.get(slot.key) is tensor and address_of(tensor) == address
+            for slot, tensor, _, address in self.sources
+        )
 
     def is_returned(self) -> bool:
         """Whether nobody else has the value; a view of it keeps it alive, as its base."""
@@ -57,17 +70,21 @@ class Lent:
 _out: list[Lent] = []
 
 
-def lend(owner: Owner, value: Tensor, sources: Sequence[Tensor]) -> Lent | None:
+def lend(owner: Owner, value: Tensor) -> Lent | None:
     """A loan of ``value``, or None where storages cannot be watched; loans that were returned end."""
     _collect()
     if not CAN_WATCH or value.is_meta:
         return None
     try:
-        lent = Lent(owner, value, sources)
+        lent = Lent(owner, value)
     except UnwatchableError:
         return None
     _out.append(lent)
     return lent
+
+
+def _registered(slot: Slot) -> tuple[Slot, Tensor]:
+    return slot, slot.owner[slot.key]
 
 
 def _collect() -> None:

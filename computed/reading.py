@@ -64,7 +64,7 @@ class Reading(Writing):
         if value.requires_grad:
             guarded: Tensor = Unwritable.apply(value)  # type: ignore[no-untyped-call]
             return guarded
-        self.__dict__["_lent"] = lend(self, value, self.raw_tensors())
+        self.__dict__["_lent"] = lend(self, value)
         return value
 
     def peek(self) -> Tensor:

@@ -13,6 +13,7 @@ from computed.evaluation import evaluate, full_precision, has_state
 from computed.frame import PendingState
 from computed.hold import Hold
 from computed.metadata import Metadata
+from computed.watching import bits_of
 
 # One lock for all: an evaluation may read other computed parameters, and two locks could wait for each other.
 LOCK = threading.RLock()
@@ -36,7 +37,7 @@ class Settling(Metadata):
         if not any(states):
             return
         if self.training:
-            self.__dict__["_pending_state"] = PendingState(states, hold)
+            self.__dict__["_pending_state"] = PendingState(states, hold or bits_of(self.raw_tensors()))
         else:
             self._keep_settled(states)
 
@@ -47,7 +48,7 @@ class Settling(Metadata):
 
     def _commit_if_moved(self) -> None:
         pending = self._pending_state
-        if pending is not None and pending.hold is not None and pending.hold.moved():
+        if pending is not None and pending.raws is not None and pending.raws.moved():
             self.commit()
 
     def commit(self) -> None:

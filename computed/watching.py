@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from computed.chain import ForeignLink, GeneratorLink, Link
 from computed.constraint import IteratedConstraint
-from computed.torch_private import is_accumulate_grad, lazy_clone
+from computed.torch_private import CAN_WATCH, is_accumulate_grad, lazy_clone
 
 MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
+Setting = tuple[dict[str, Any], str, Any]
 INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -81,8 +82,13 @@ def own_slots(link: Link, known: Sequence[Slot]) -> list[Slot]:
     ]
 
 
-def foreign_settings(link: Link) -> list[tuple[dict[str, Any], str, Any]]:
-    """The attributes of a module that does not tell the epoch when they change."""
+def settings_of(links: Sequence[Link]) -> list[Setting]:
+    """What is set and does not tell the epoch when it changes: modes, and the attributes of foreign modules."""
+    modes = [(vars(link.module), "training", link.module.training) for link in links]
+    return [*modes, *[entry for link in links for entry in _foreign_settings(link)]]
+
+
+def _foreign_settings(link: Link) -> list[Setting]:
     if not isinstance(link, ForeignLink | GeneratorLink):
         return []
     return [
@@ -91,6 +97,27 @@ def foreign_settings(link: Link) -> list[tuple[dict[str, Any], str, Any]]:
         for key, value in vars(module).items()
         if key not in MODULES_OWN and not isinstance(value, Tensor)
     ]
+
+
+class Bits(NamedTuple):
+    """Tensors and the bits that they had."""
+
+    tensors: tuple[Tensor, ...]
+    snapshots: tuple[Tensor, ...]
+
+    def moved(self) -> bool:
+        """Whether the bits of some tensor are others now."""
+        return any(not same_bits(one, other) for one, other in zip(self.tensors, self.snapshots, strict=True))
+
+
+def bits_of(tensors: Sequence[Tensor]) -> Bits | None:
+    """The bits of ``tensors``, or None where they cannot be watched."""
+    if not CAN_WATCH or any(tensor.is_meta for tensor in tensors):
+        return None
+    try:
+        return Bits(tuple(tensors), tuple(snapshot(tensor) for tensor in tensors))
+    except UnwatchableError:
+        return None
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

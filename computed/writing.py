@@ -32,7 +32,7 @@ class Writing(Settling):
                 return self._written.value
             # a value that was written already takes the next write as well: it is projected when it is finished
             hold, lent = self._holds[self.training], self._still_lent()
-            if hold is not None and hold.sources_unchanged():
+            if hold is not None and (hold.sources_unchanged() or not hold.untouched(0)):
                 return hold.plain[0]
             if lent is not None:
                 return lent
@@ -74,7 +74,7 @@ class Writing(Settling):
     def _written_in_place(self, *, anywhere: bool = False) -> Tensor | None:
         """A value that was lent or held and is not what it was."""
         lent = self._lent
-        if lent is not None and (anywhere or self._stands_on(source for source, _, _ in lent.sources)):
+        if lent is not None and (anywhere or self._stands_on(lent.raws)):
             value = lent.written()
             if value is not None:
                 return value
@@ -84,11 +84,9 @@ class Writing(Settling):
         return None
 
     def _still_lent(self) -> Tensor | None:
-        """The value that was lent last, where it is still that of the raws that stand there."""
+        """The value that was lent last, where it is still true."""
         lent = self._lent
-        if lent is None or lent.training is not self.training or not lent.still_true():
-            return None
-        return lent.kept if self._stands_on(source for source, _, _ in lent.sources) else None
+        return None if lent is None or self._draws() or not lent.still_true() else lent.kept
 
     def _stands_on(self, raws: Iterable[Tensor]) -> bool:
         """Whether the raws that a value was computed from are those that stand there now, as far as it is known."""

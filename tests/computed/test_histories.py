@@ -19,6 +19,7 @@ from torch.func import functional_call, vmap
 
 import computed
 import surgery
+from computed.constraints.spectral import Spectral
 from computed.parameter import ComputedParameter
 
 SPECS = (
@@ -29,7 +30,7 @@ SPECS = (
     "positive",
     "weight_norm",
     "unit_norm",
-    "lora(2)",
+    "lora(2, seed=1)",
     "symmetric | spectral(bound=0.7)",
 )
 LENGTH = {"small": 40, "full": 400}
@@ -44,7 +45,6 @@ class Life:
 
     def __init__(self, spec: str, *, held: bool) -> None:
         torch.default_generator.manual_seed(0)
-        self.spec = spec
         self.model = surgery.apply_constraints(nn.Linear(4, 4), {"weight": spec})
         computed.caching(self.model, held)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.05, momentum=0.5)
@@ -57,7 +57,7 @@ class Life:
         return self.model.weight
 
     def batch(self) -> Tensor:
-        return torch.randn(3, 4)
+        return torch.randn(3, 4, dtype=self.weight.dtype)
 
 
 def forward(life: Life) -> None:
@@ -179,6 +179,18 @@ def swap_raws(life: Life) -> None:
     functional_call(life.model, given, (life.batch(),))
 
 
+def cast(life: Life) -> None:
+    life.outputs.clear()
+    life.model.to(torch.float64 if life.weight.dtype == torch.float32 else torch.float32)
+
+
+def tighten(life: Life) -> None:
+    life.outputs.clear()
+    last = life.weight.constraints[-1]
+    if isinstance(last, Spectral) and last.bound is not None:
+        last.bound *= 0.9
+
+
 def list_it(life: Life) -> None:
     list(life.model.parameters())
 
@@ -213,6 +225,8 @@ EVENTS: tuple[Callable[[Life], None], ...] = (
     unfreeze,
     map_over_it,
     swap_raws,
+    cast,
+    tighten,
     list_it,
     forget,
     print_it,
@@ -223,14 +237,15 @@ def picture(life: Life) -> dict[str, Tensor | None]:
     """Everything that a training run is made of."""
     found: dict[str, Tensor | None] = {f"state {key}": tensor for key, tensor in life.model.state_dict().items()}
     found |= {f"gradient {name}": parameter.grad for name, parameter in life.model.named_parameters()}
-    found |= {"value": life.weight.detach(), "output": life.model(torch.eye(4)).detach()}
+    found |= {"value": life.weight.detach(), "output": life.model(torch.eye(4, dtype=life.weight.dtype)).detach()}
     return {key: None if tensor is None else tensor.clone() for key, tensor in found.items()}
 
 
 def rebuilt(life: Life) -> Tensor:
     """The value that a new model has with the same state dict."""
     torch.default_generator.manual_seed(5)
-    other = surgery.apply_constraints(nn.Linear(4, 4), {"weight": life.spec})
+    plain = nn.Linear(4, 4, dtype=life.weight.dtype)
+    other = surgery.apply_constraints(plain, {"weight": life.weight.spec})
     other.load_state_dict(life.model.state_dict())
     other.train(life.model.training)
     return other.weight.detach()
@@ -251,7 +266,6 @@ def test_a_held_model_lives_as_one_that_is_not(spec: str, seed: int, size: str):
         for life in (held, twin):
             torch.default_generator.manual_seed(moment)
             event(life)
-        computed.caching(twin.model, False)
         if looks or moment == LENGTH[size] - 1:
             torch.testing.assert_close(
                 picture(held), picture(twin), rtol=0, atol=0, msg=lambda text: f"{text}\nafter {', '.join(history)}"

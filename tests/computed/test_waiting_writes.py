@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import computed
 import surgery
 from computed.constraint import Preimage
+from computed.constraints.conversions import function
 from computed.parameter import ComputedParameter
 from tests.computed.identity import Identity
 
@@ -278,3 +279,20 @@ def test_a_child_process_reads_though_another_thread_was_evaluating():
     evaluating.join()
     _, status = os.waitpid(child, 0)
     assert status == 0
+
+
+@pytest.mark.parametrize("caching", [True, False], ids=["held", "not held"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_write_that_changes_no_bit_disturbs_nothing(training: bool, caching: bool):
+    host = surgery.apply_constraints(nn.Linear(3, 3), {"weight": function(torch.tanh, torch.atanh)}).train(training)
+    computed.caching(host, caching)
+    before = host.weight.detach().clone()
+    for _ in range(3):
+        host.weight.sum().backward()
+        with torch.no_grad():
+            host.weight.clamp_(-1.0, 1.0)
+            host.weight.data.mul_(1.0)
+        host.weight.sum().backward()
+        assert torch.equal(host.weight.detach(), before)
+    slope = 6 * (1 - before**2)
+    torch.testing.assert_close(host.weight.raws["raw"].grad, slope)

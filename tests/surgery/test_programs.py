@@ -135,15 +135,15 @@ def written(parameter: ComputedParameter) -> None:
         parameter[0] = 0.25
 
 
-@pytest.mark.parametrize("block", range(5))
-def test_random_programs(block: int, size: str):
-    count = PROGRAMS[size] // 5
-    for seed in range(block * count, (block + 1) * count):
+def test_random_programs(size: str, evidence: Callable[[str, str], None]):
+    count = PROGRAMS[size]
+    for seed in range(count):
         program = Program(seed)
         program.run(12)
         surgery.apply_constraints(program.model, {"first.weight": "symmetric", "kept": "skew"})
         surgery.bake(program.model)
         assert not surgery.computed_parameters(program.model), program.said
+    evidence("undo leaves no difference at its sites", f"{count} random programs of 12 steps")
 
 
 def test_models_after_programs_are_whole():
