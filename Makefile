@@ -26,8 +26,8 @@ test-full: lint ## every test at its full size; writes docs/evidence.md
 test-latest: $(LATEST)/made ## every test on the newest torch, in an environment of its own
 	@COMPUTED_SURGERY_SIZE=small $(LATEST)/bin/python -m pytest $(PYTEST_ARGS)
 
-bench: .venv ## what a computed parameter costs, in figures
-	@for each in benchmarks/*.py; do echo "$$each" && $(RUN) "$$each" || exit 1; done
+bench: .venv ## what a computed parameter costs, in figures; writes docs/benchmarks.md
+	@$(RUN) -m benchmarks
 
 lint: .venv ## ruff and mypy
 	@$(RUN) -m ruff check

@@ -52,8 +52,9 @@ def main(rounds: int = ROUNDS) -> None:
     """Print the table."""
     compared = models()
     settings = [(threads, batch) for threads in sorted({1, os.cpu_count() or 1}) for batch in BATCHES]
-    rows, verdicts = [], []
-    print(f"{machine()}; {rounds} rounds; quartiles.\n")
+    rows: list[tuple[str, ...]] = []
+    verdicts = []
+    print(f"{machine()}; {rounds} rounds.\n")
     for threads, batch in settings:
         samples = measure(compared, batch, threads, rounds)
         where = f"{batch[0]} x {batch[1]} tokens, {threads} thread{'s' * (threads > 1)}"

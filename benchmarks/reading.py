@@ -40,7 +40,7 @@ class Identity(nn.Module):
 def computed(layer: nn.Linear, spec: str, *, bias: bool) -> nn.Module:
     """A copy whose weight is computed, and its bias where that is asked for."""
     constrained = surgery.constrain(copy.deepcopy(layer), weight=spec)
-    return surgery.constrain(constrained, bias="interval(-9.0, 9.0)") if bias else constrained
+    return surgery.constrain(constrained, bias="interval(-1.0, 1.0)") if bias else constrained
 
 
 def parametrized(layer: nn.Linear, *, bias: bool) -> nn.Module:

@@ -54,7 +54,7 @@ def main(rounds: int = ROUNDS) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    print(f"{machine()}, 1 thread; {rounds} rounds; quartiles.\n")
+    print(f"{machine()}, 1 thread; {rounds} rounds.\n")
     samples = interleaved({name: step_of(model) for name, model in models().items()}, rounds=rounds, calls=1)
     rows = []
     for name in samples.seconds:

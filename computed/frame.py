@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from computed.chain import Link, State, link_for
-from computed.constraint import Constraint, Role
+from computed.constraint import Constraint, IteratedConstraint, Role, state_dtype
 from computed.evaluation import own_roles
 from computed.hold import Hold
 from computed.lending import Lent
@@ -190,9 +190,20 @@ def after_load(parameter: nn.Module, incompatible: object) -> None:
         return
     for raw in parameter.raw_slots():
         own_storage(raw.tensor)
+    for link in parameter.links:
+        if isinstance(link.module, IteratedConstraint):
+            _state_follows(link.module, parameter.raw_tensors()[0])
     parameter.reset()
     if not parameter.training:
         parameter.settle()
+
+
+def _state_follows(constraint: IteratedConstraint, raw: Tensor) -> None:
+    """Tensors that were assigned may have another dtype or device: what is not in a state dict follows them."""
+    dtype, device = state_dtype(raw.dtype), raw.device
+    for name, buffer in constraint._buffers.items():
+        if buffer is not None and (buffer.dtype != dtype or buffer.device != device):
+            constraint._buffers[name] = buffer.to(device=device, dtype=dtype)
 
 
 def overrides_op_rule(link: Link) -> bool:

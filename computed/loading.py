@@ -6,6 +6,7 @@ computed parameter ``weight``. The host rewrites it into the raws' keys before t
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from computed.constraint import IteratedConstraint
@@ -13,9 +14,12 @@ from computed.evaluation import invert
 from computed.parameter import ComputedParameter
 
 
-def accept_plain_keys(host: nn.Module, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+def accept_plain_keys(
+    host: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *others: Any
+) -> None:
     """Replace each plain key of a computed parameter by the keys of its raws and state."""
     errors: list[str] = others[-1]
+    assigns = metadata.get("assign_to_params_buffers", False)
     for name, child in host._modules.items():
         key = prefix + name
         if isinstance(child, ComputedParameter) and not child.persistent:
@@ -25,7 +29,8 @@ def accept_plain_keys(host: nn.Module, state_dict: dict[str, Any], prefix: str, 
         if isinstance(child, ComputedParameter) and isinstance(state_dict.get(key), Tensor):
             value: Tensor = state_dict.pop(key)
             if value.shape == child.shape:
-                state_dict.update(keys_for_value(child, value, key + "."))
+                dtype = value.dtype if assigns else child.dtype
+                state_dict.update(keys_for_value(child, value.to(child.dtype), dtype, key + "."))
             else:
                 # in torch's words, and as in torch also where strict=False
                 errors.append(
@@ -34,8 +39,11 @@ def accept_plain_keys(host: nn.Module, state_dict: dict[str, Any], prefix: str, 
                 )
 
 
-def keys_for_value(parameter: ComputedParameter, value: Tensor, prefix: str) -> dict[str, Tensor]:
-    """The part of a state dict that gives ``parameter`` the value ``value``, projected where it must be."""
+def keys_for_value(parameter: ComputedParameter, value: Tensor, dtype: torch.dtype, prefix: str) -> dict[str, Tensor]:
+    """The part of a state dict that gives ``parameter`` the value ``value``, projected where it must be.
+
+    Raws have ``dtype``: where they are copied that of the parameter, so that they are rounded once and not twice.
+    """
     found: dict[str, Tensor] = {}
     for position, (link, preimage) in enumerate(zip(parameter.links, invert(parameter.links, value), strict=True)):
         raws = dict(zip((role.name for role in link.roles), preimage.raws, strict=True))
@@ -43,7 +51,7 @@ def keys_for_value(parameter: ComputedParameter, value: Tensor, prefix: str) -> 
             del raws[link.roles[0].name]
         inner = f"{prefix}constraints.{position}."
         own = f"{prefix}" if position == 0 else inner
-        found.update({own + name: raw.to(value.dtype) for name, raw in raws.items()})
+        found.update({own + name: raw.to(dtype) for name, raw in raws.items()})
         module = link.module
         if isinstance(module, IteratedConstraint):
             found.update({inner + name: state for name, state in zip(module.state_names, preimage.state, strict=True)})

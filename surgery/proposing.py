@@ -73,7 +73,7 @@ def _again(
 ) -> Proposal:
     """A site that is constrained already: left where the spec is the same, else by the caller's choice."""
     wanted = _bound_spec(modules, found.site)
-    if wanted == present.spec:
+    if wanted == present.spec and all(map(_same_settings, modules, present.constraints)):
         count, trainable = numbers(present)
         action = Action.ALREADY
         row = PlannedSite(found.site, action, rule, wanted, count, count, trainable, trainable, Measures(), found)
@@ -94,6 +94,21 @@ def _again(
     on_meta = torch.empty(present.shape, dtype=present.dtype, device="meta")
     value = on_meta if present.is_meta else present.baked_value()
     return _prepared(found, rule, action, value, chain, project=True)
+
+
+def _same_settings(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules have the same settings, which need not all be written in their specs."""
+    mine, theirs = (
+        {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
+        for module in (one, other)
+    )
+    return mine.keys() == theirs.keys() and all(_same(value, theirs[key]) for key, value in mine.items())
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return torch.equal(one, other)
+    return one is other or bool(one == other)
 
 
 def _copies(present: ComputedParameter) -> list[nn.Module]:

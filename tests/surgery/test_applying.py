@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import ExpTransform
 
 import surgery
+from computed.constraint import Constraint, Preimage
+from computed.constraints.conversions import function
+from computed.constraints.orthogonal import Orthogonal
 from computed.parameter import ComputedParameter
 from tests.surgery.models import MODELS, SPECS, SQUARE_SPECS, Listed, ResNet
 from tests.surgery.picture import differences, picture
@@ -161,6 +165,46 @@ def test_the_same_spec_again_is_left_alone():
     before = picture(model)
     surgery.apply_constraints(model, {"*conv*.weight": "spectral(norm=1.0)", "*.bias": "positive"})
     assert differences(before, picture(model)) == []
+
+
+@pytest.mark.parametrize("cast", [nn.Module.float, nn.Module.half, nn.Module.double])
+@pytest.mark.parametrize(
+    "spec", [*SPECS, *SQUARE_SPECS, Orthogonal, ExpTransform(), function(torch.square, torch.sqrt)]
+)
+def test_the_same_spec_is_found_again_whatever_became_of_the_model(
+    spec: object, cast: Callable[[nn.Module], nn.Module]
+):
+    model = surgery.apply_constraints(nn.Linear(4, 4), {"weight": spec})
+    model(torch.randn(2, 4)).sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    cast(model.eval())
+    assert [row.action.value for row in surgery.plan(model, {"weight": spec}).sites] == ["already"]
+
+
+class Capped(Constraint):
+    """A constraint that does not write its setting."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw.clamp(max=self.bound)
+
+    def right_inverse(self, value: Tensor) -> Preimage:
+        return Preimage((value,))
+
+    def violation(self, value: Tensor, raws: object) -> float:
+        return 0.0
+
+
+def test_a_setting_that_no_spec_shows_makes_another_constraint():
+    model = surgery.apply_constraints(nn.Linear(4, 4), {"weight": Capped(1.0)})
+    assert [row.action.value for row in surgery.plan(model, {"weight": Capped(1.0)}).sites] == ["already"]
+    with pytest.raises(surgery.PlanError, match=r"is constrained already by 'Capped\(\)'; pass existing='chain'"):
+        surgery.apply_constraints(model, {"weight": Capped(0.01)})
+    surgery.apply_constraints(model, {"weight": Capped(0.01)}, existing="replace")
+    assert float(model.weight.detach().max()) <= 0.01
 
 
 def test_a_chain_is_appended_and_keeps_its_keys():

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 import re
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -320,6 +321,19 @@ def test_undo_after_a_bake_is_an_error_that_says_so(patterns: str | None):
     ):
         surgery.undo(model)
     assert differences(before, picture(model)) == []
+
+
+def test_a_bake_frees_what_undo_kept():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    kept = surgery.plan(model, {"0.weight": "spectral"}).apply().record
+    other = surgery.plan(model, {"1.weight": "spectral"}).apply().record
+    bits_of_it = weakref.ref(kept.tensors[0].bits)
+    surgery.bake(model, "0.weight")
+    assert (kept.tensors, kept.places, bits_of_it()) == ([], [], None)
+    assert other.tensors
+    surgery.undo(model)
+    with pytest.raises(surgery.UndoError, match=r"^0\.weight no longer holds what the last apply left there"):
+        surgery.undo(model)
 
 
 def test_undo_of_a_freeze_after_a_bake_is_an_error_too():
