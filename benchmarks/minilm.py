@@ -19,7 +19,7 @@ from examples.pretrained_minilm import load, weights_folder
 
 RULES = {"encoder.*@Linear.weight": "spectral(bound=4.0)"}
 BATCHES = ((8, 16), (1, 16))
-ROUNDS = 101
+ROUNDS = 61
 TARGET = 1.02
 
 

@@ -94,6 +94,10 @@ class Hold:
             self.address[index] = NOWHERE  # the next read evaluates
         return True
 
+    def doubt(self, index: int) -> None:
+        """Look closely before the next read: a write of the same bits may leave the address, and spoils the graph."""
+        self.address[index] = NOWHERE
+
     def moved(self) -> bool:
         """Whether the bits of some raw differ from those that the values were computed from."""
         return any(

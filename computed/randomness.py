@@ -29,7 +29,7 @@ def generator_for(value: Tensor, role: str, seed: int | None = None) -> torch.Ge
         flat = value.detach().reshape(-1)
         sample = flat[:: max(1, len(flat) // SAMPLED)].contiguous().cpu()
         digest.update(sample.view(torch.uint8).numpy().tobytes())
-    generator = torch.Generator()
+    generator = torch.Generator(device="cpu")
     generator.manual_seed(int.from_bytes(digest.digest(), "big") >> 1)
     return generator
 
@@ -44,4 +44,5 @@ def kaiming_uniform(shape: torch.Size, generator: torch.Generator, like: Tensor)
     sqrt(5)``.
     """
     bound = 1 / math.sqrt(max(1, math.prod(shape[1:])))
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator).to(like)
+    start = torch.empty(shape, dtype=torch.float32, device="cpu")  # whatever the defaults are
+    return start.uniform_(-bound, bound, generator=generator).to(like)

@@ -128,7 +128,8 @@ class TensorLike:
 
     def copy_(self, source: Any, non_blocking: bool = False) -> Self:
         """Write a whole new value; it is projected at the next access."""
-        self.write_target("copy_").copy_(resolved(source), non_blocking=non_blocking)
+        values = resolved(source)  # first: reading looks at what was written before
+        self.write_target("copy_").copy_(values, non_blocking=non_blocking)
         return self
 
 
@@ -173,9 +174,14 @@ def _write(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
             return _write(func, args, kwargs)
     position, keyword = (None, "out") if "out" in kwargs else ((0, None) if args else (None, next(iter(kwargs))))
     written = args[0] if position == 0 else kwargs[keyword or "out"]
+    # read first: reading looks at what was written before
+    new_args = [argument if i == position else resolved(argument) for i, argument in enumerate(args)]
+    new_kwargs = {key: argument if key == keyword else resolved(argument) for key, argument in kwargs.items()}
     target = written.write_target(name) if isinstance(written, TensorLike) else resolved(written)
-    new_args = [target if i == position else resolved(argument) for i, argument in enumerate(args)]
-    new_kwargs = {key: target if key == keyword else resolved(argument) for key, argument in kwargs.items()}
+    if position is not None:
+        new_args[position] = target
+    else:
+        new_kwargs[keyword or "out"] = target
     result = func(*new_args, **new_kwargs)
     return written if result is target else result
 

@@ -33,6 +33,7 @@ class Writing(Settling):
             # a value that was written already takes the next write as well: it is projected when it is finished
             hold, lent = self._holds[self.training], self._still_lent()
             if hold is not None and (hold.sources_unchanged() or not hold.untouched(0)):
+                hold.doubt(0)
                 return hold.plain[0]
             if lent is not None:
                 return lent
