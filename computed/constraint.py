@@ -77,8 +77,8 @@ class Constraint(nn.Module, abc.ABC):
             _check_role(cls, role)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set as a Module does; a changed setting ends every hold (`computed.epoch`)."""
-        if name != "training" and not isinstance(value, Tensor | nn.Module):
+        """Set as a Module does; holds look at their settings anew (`computed.epoch`)."""
+        if not isinstance(value, Tensor | nn.Module):
             advance()
         super().__setattr__(name, value)
 

@@ -2,7 +2,7 @@
 
 A `Hold` keeps the values of its members as long as everything that they were computed from is what it was: raws,
 buffers and own parameters by a copy-on-write snapshot of their storage (any write moves the address, whoever writes),
-settings by the epoch, modes by comparison. A write *to a value* is seen in the same way.
+settings and modes by the epoch or by comparison. A write *to a value* is seen in the same way.
 
 In the autograd graph the values of a group are one node, `HeldValues`. Its backward runs through the graph of the
 evaluation, which starts at the snapshots: a raw that has moved since does not disturb it. With ``create_graph`` the
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from computed.chain import State
-from computed.epoch import CELL as EPOCH
 from computed.evaluation import evaluate, evaluate_given, full_precision
 from computed.member import Member
+from computed.sources import Sources
 from computed.torch_private import CAN_WATCH, address_of
-from computed.watching import UnwatchableError, foreign_leaves, own_slots, same_bits, settings_of, snapshot
+from computed.watching import UnwatchableError, foreign_leaves, same_bits, snapshot
 
+# bound once, for the cost of a read
+grad_enabled = torch.is_grad_enabled
 # no tensor has its data there
 NOWHERE = -1
 
@@ -31,7 +33,6 @@ class Hold:
 
     __slots__ = (
         "address",
-        "epoch",
         "inner",
         "inner_versions",
         "leaves",
@@ -39,12 +40,10 @@ class Hold:
         "outer",
         "plain",
         "raws",
-        "settings",
-        "snapshots",
+        "sources",
         "states",
         "training",
         "value_snapshots",
-        "watched",
         "with_graph",
     )
 
@@ -53,30 +52,28 @@ class Hold:
         self.training = training
         self.raws = tuple(raw.tensor for member in members for raw in member.raw_slots())
         self.with_graph = with_graph or not any(raw.requires_grad for raw in self.raws)
-        self.epoch = EPOCH[0]
-        self._watch()
+        self.sources = Sources(self.members)
         self._evaluate()
+
+    def current(self, index: int = 0) -> Tensor | None:
+        """The value of member ``index`` for the gradient mode that is set; None where it must be evaluated.
+
+        This and `Sources.unchanged` are most of the cost of reading a held value: flags are looked at only where they
+        matter.
+        """
+        plain = self.plain[index]
+        if address_of(plain) != self.address[index] or not self.sources.unchanged():
+            return None
+        if not grad_enabled():
+            return plain
+        for raw, needs_grad in self.sources.flags:
+            if raw.requires_grad is not needs_grad:
+                return None
+        return self.outer[index] if self.with_graph else None
 
     def usable(self, index: int = 0) -> bool:
         """Whether the value of member ``index`` is still true and untouched, with a graph where one is wanted."""
-        if address_of(self.plain[index]) != self.address[index] or not self.sources_unchanged():
-            return False
-        return self.with_graph or not torch.is_grad_enabled()
-
-    def sources_unchanged(self) -> bool:
-        """Whether everything that the values were computed from is what it was.
-
-        Plain loops: this is most of the cost of reading a held value.
-        """
-        if self.epoch != EPOCH[0]:
-            return False
-        for owner, key, tensor, address, needs_grad in self.watched:
-            if owner.get(key) is not tensor or address_of(tensor) != address or tensor.requires_grad is not needs_grad:
-                return False
-        for settings, key, value in self.settings:  # noqa: SIM110 - a generator would cost more than the loop
-            if settings.get(key) is not value:
-                return False
-        return True
+        return self.current(index) is not None
 
     def untouched(self, index: int) -> bool:
         """Whether nobody has written to the value of member ``index``; a read that looked like a write is forgiven."""
@@ -130,7 +127,7 @@ class Hold:
     def _evaluate(self) -> None:
         self.leaves = tuple(
             snapshot.requires_grad_(raw.requires_grad and self.with_graph)
-            for snapshot, raw in zip(self.snapshots, self.raws, strict=False)
+            for snapshot, raw in zip(self.sources.snapshots, self.raws, strict=False)
         )
         self.inner: list[Tensor] = []
         self.states: list[list[State]] = []
@@ -180,17 +177,6 @@ class Hold:
                 evaluate_given(member.links, raws, member.dtype, states)
                 for (member, raws), states in zip(self._by_member(self.raws), self.states, strict=True)
             ]
-
-    def _watch(self) -> None:
-        slots = [raw.slot for member in self.members for raw in member.raw_slots()]
-        slots += [slot for member in self.members for link in member.links for slot in own_slots(link, slots)]
-        self.snapshots = [snapshot(slot.owner[slot.key]) for slot in slots]
-        self.watched: list[tuple[dict[str, Tensor], str, Tensor, int, bool]] = []
-        for slot in slots:
-            tensor = slot.owner[slot.key]
-            self.watched.append((slot.owner, slot.key, tensor, address_of(tensor), tensor.requires_grad))
-        links = [link for member in self.members for link in member.links]
-        self.settings = settings_of(links)
 
 
 class HeldValues(torch.autograd.Function):

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from computed.epoch import CELL as EPOCH
 from computed.member import Member
+from computed.sources import Sources
 from computed.torch_private import CAN_WATCH, address_of
-from computed.watching import Slot, UnwatchableError, own_slots, same_bits, settings_of, snapshot
+from computed.watching import UnwatchableError, same_bits, snapshot
 
 
 class Owner(Member, Protocol):
@@ -35,14 +35,8 @@ class Lent:
         self.kept: Tensor | None = value
         self.reference = weakref.ref(value)
         self.bits = snapshot(value)
-        slots = [raw.slot for raw in owner.raw_slots()]
-        self.raws = [slot.owner[slot.key] for slot in slots]
-        slots += [slot for link in owner.links for slot in own_slots(link, slots)]
-        self.sources = [
-            (slot, tensor, snapshot(tensor), address_of(tensor)) for slot, tensor in map(_registered, slots)
-        ]
-        self.settings = settings_of(owner.links)
-        self.epoch = EPOCH[0]
+        self.raws = [raw.tensor for raw in owner.raw_slots()]
+        self.sources = Sources((owner,))
 
     def written(self) -> Tensor | None:
         """The value, where somebody has written to it."""
@@ -50,15 +44,6 @@ class Lent:
         if value is None or address_of(value) == address_of(self.bits) or same_bits(value, self.bits):
             return None
         return value
-
-    def still_true(self) -> bool:
-        """Whether what the value was computed from is what it was."""
-        if self.epoch != EPOCH[0] or any(settings.get(key) is not value for settings, key, value in self.settings):
-            return False
-        return all(
-            slot.owner.get(slot.key) is tensor and address_of(tensor) == address
-            for slot, tensor, _, address in self.sources
-        )
 
     def is_returned(self) -> bool:
         """Whether nobody else has the value; a view of it keeps it alive, as its base."""
@@ -81,10 +66,6 @@ def lend(owner: Owner, value: Tensor) -> Lent | None:
         return None
     _out.append(lent)
     return lent
-
-
-def _registered(slot: Slot) -> tuple[Slot, Tensor]:
-    return slot, slot.owner[slot.key]
 
 
 def _collect() -> None:

@@ -1,4 +1,4 @@
-"""Placing a computed parameter on its host: guard, load hook and order record, in one function for every route.
+"""Placing a computed parameter on its host: guard and load hook, in one function for every route.
 
 torch calls `on_registration` (a public hook) whenever a module is registered as a child of another, so an author's
 ``self.weight = ComputedParameter.from_value(...)`` is placed exactly as a tree walk places it.
@@ -12,82 +12,10 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.nn.parallel import DistributedDataParallel
 
 import computed.stepping  # noqa: F401 - whoever has computed parameters needs the hook before a step
-from computed.errors import ReplacedParameterError
+from computed.guard import GuardedModules
 from computed.loading import accept_plain_keys
 from computed.parameter import ComputedParameter
 from computed.torch_private import rebuild_flat_weights
-
-
-class GuardedModules(dict[str, Any]):
-    """The ``_modules`` of a host: its computed parameters come last, in original order, and are not lost by accident.
-
-    ``order`` and ``buffers`` are the original orders of the host's parameters and buffers, ``computed`` the names that
-    are guarded, ``original`` is the mapping whose place it takes.
-    """
-
-    def __init__(self, host: nn.Module) -> None:
-        super().__init__(host._modules)
-        self.host = host
-        self.original: dict[str, Any] = host._modules
-        self.order: list[str] = list(host._parameters)
-        self.buffers: list[str] = list(host._buffers)
-        self.computed: list[str] = []
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Carry the entries as state: pickle would set them one by one, before there is an order."""
-        return _empty_guard, (), (dict(self), self.host, self.order, self.buffers, self.computed)
-
-    def __setstate__(self, state: tuple[dict[str, Any], nn.Module, list[str], list[str], list[str]]) -> None:
-        entries, self.host, self.order, self.buffers, self.computed = state
-        self.original = {}
-        dict.update(self, entries)
-
-    def guard(self, name: str, parameter: ComputedParameter) -> None:
-        """Register a computed parameter under ``name``."""
-        if name not in self.order and name not in self.buffers:
-            self.order.append(name)
-        if name not in self.computed:
-            self.computed = sorted([*self.computed, name], key=[*self.order, *self.buffers].index)
-        dict.__setitem__(self, name, parameter)
-        self._computed_last()
-
-    def release(self, name: str) -> None:
-        """Take a computed parameter out, on purpose."""
-        self.computed = [other for other in self.computed if other != name]
-        dict.__delitem__(self, name)
-
-    def __setitem__(self, name: str, module: Any) -> None:
-        if name in self.computed and not isinstance(module, ComputedParameter):
-            raise self._refusal(name, f"assigning {type(module).__name__}")
-        # who replaces children while walking them (torch.jit does) must find the order unchanged
-        is_new = name not in self
-        dict.__setitem__(self, name, module)
-        if is_new:
-            self._computed_last()
-
-    def __delitem__(self, name: str) -> None:
-        if name in self.computed:
-            raise self._refusal(name, "deleting or replacing it")
-        dict.__delitem__(self, name)
-
-    def pop(self, name: str, *default: Any) -> Any:
-        """Refuse for a computed parameter."""
-        if name in self.computed:
-            raise self._refusal(name, "removing it")
-        return dict.pop(self, name, *default)
-
-    def _computed_last(self) -> None:
-        for name in self.computed:
-            dict.__setitem__(self, name, dict.pop(self, name))
-
-    def _refusal(self, name: str, attempt: str) -> ReplacedParameterError:
-        # RNNBase.__setattr__ has put the new tensor into its flat list before it is refused here
-        rebuild_flat_weights(self.host)
-        return ReplacedParameterError(
-            f"{type(self.host).__name__}.{name} is a computed parameter ({self[name]!r}); {attempt} would drop its "
-            f"constraint. To write a value: w.copy_(tensor) under torch.no_grad(); for a plain parameter: "
-            f"surgery.bake(model) or surgery.undo(model)"
-        )
 
 
 def place(host: nn.Module, name: str, parameter: ComputedParameter) -> None:
@@ -157,10 +85,6 @@ def on_registration(host: nn.Module, name: str, module: nn.Module | None) -> Non
                 parameter.absorb()
     if type(module) is ComputedParameter and not isinstance(host, nn.ModuleList | nn.ModuleDict | nn.Sequential):
         guarded(host).guard(name, module)
-
-
-def _empty_guard() -> GuardedModules:
-    return GuardedModules.__new__(GuardedModules)
 
 
 register_module_module_registration_hook(on_registration)

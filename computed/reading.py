@@ -17,7 +17,7 @@ from computed.torch_private import inside_transform, is_fx_tracing
 from computed.writing import Writing
 
 # bound once, for the cost of a read
-grad_enabled = torch.is_grad_enabled
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
 class Reading(Writing):
@@ -25,11 +25,15 @@ class Reading(Writing):
 
     def value(self) -> Tensor:
         """The value now: held where that is true, evaluated otherwise."""
-        if torch.compiler.is_compiling():
+        if is_dynamo_compiling():
             return evaluate_in_graph(self)
         hold = self._holds[self.training]
-        if hold is not None and self._written is None and hold.usable() and not inside_transform():
-            return hold.outer[0] if grad_enabled() else hold.plain[0]
+        if hold is not None and self._written is None:
+            held = hold.current()
+            if held is not None and not inside_transform():
+                return held
+        if torch.compiler.is_compiling():
+            return evaluate_in_graph(self)
         if is_fx_tracing():
             traced: Tensor = self()
             return traced

@@ -23,7 +23,7 @@ from computed.answers import answer_names, answer_operators
 from computed.torch_private import tree_map
 
 CONTAINERS = (list, tuple, dict)
-PLAIN = frozenset((Tensor, nn.Parameter, type(None), int, float, bool, torch.dtype))
+PLAIN = frozenset((Tensor, nn.Parameter, type(None), int, float, bool, str, torch.dtype, torch.Size))
 
 
 class TensorLike:
@@ -60,7 +60,7 @@ class TensorLike:
         """
         if kwargs:
             return _with_keywords(func, args, kwargs)
-        if is_write(func):
+        if func.__name__[-1] == "_" and is_write(func):
             return _write(func, args, {})
         values = []
         for argument in args:
@@ -137,9 +137,22 @@ def resolved(argument: Any) -> Any:
     """``argument`` with every computed parameter in it replaced by its value."""
     if isinstance(argument, TensorLike):
         return argument.value()
-    if isinstance(argument, CONTAINERS) and argument:
+    if isinstance(argument, CONTAINERS) and not is_plain_sequence(argument):
         return tree_map(_leaf_resolved, argument)
     return argument
+
+
+def is_plain_sequence(argument: Any) -> bool:
+    """Whether ``argument`` is a list or tuple without containers or computed parameters, such as a stride.
+
+    Most are: torch's general walk over containers would cost more than the whole read.
+    """
+    if type(argument) is not tuple and type(argument) is not list:
+        return False
+    for item in argument:  # noqa: SIM110 - a generator would cost more than the loop
+        if type(item) not in PLAIN:
+            return False
+    return True
 
 
 def is_write(func: Callable[..., Any]) -> bool:
@@ -152,13 +165,13 @@ def _with_keywords(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     if is_write(func) or "out" in kwargs or kwargs.get("inplace") is True:
         return _write(func, args, kwargs)
     for argument in (*args, *kwargs.values()):
-        if isinstance(argument, TensorLike) and argument.ruled:
+        if type(argument) not in PLAIN and isinstance(argument, TensorLike) and argument.ruled:
             result = argument.rule(func, args, kwargs)
             if result is not NotImplemented:
                 return result
-    return func(
-        *[resolved(argument) for argument in args], **{key: resolved(argument) for key, argument in kwargs.items()}
-    )
+    values = [argument if type(argument) in PLAIN else resolved(argument) for argument in args]
+    named = {key: argument if type(argument) in PLAIN else resolved(argument) for key, argument in kwargs.items()}
+    return func(*values, **named)
 
 
 def _leaf_resolved(leaf: Any) -> Any:

@@ -46,7 +46,7 @@ def data_address(tensor: Tensor) -> int:
 # bound once: a read of a held value asks all of these, and an attribute chain costs more than the call
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
-_jit_tracing_state = torch._C._get_tracing_state
+_jit_tracing = torch._C._is_tracing
 _fx_tracing = _symbolic_trace.is_fx_symbolic_tracing
 
 
@@ -57,7 +57,7 @@ def inside_transform() -> bool:
         or _functorch_level() is not None
         or forward_ad._current_level >= 0
         or _fx_tracing()
-        or _jit_tracing_state() is not None
+        or _jit_tracing()
     )
 
 
@@ -65,8 +65,8 @@ def inside_transform() -> bool:
 def outside_transforms() -> Iterator[None]:
     """No functorch level, dispatch mode or jit trace: what is done here is none of their business."""
     with contextlib.ExitStack() as stack:
-        tracing = _jit_tracing_state()
-        if tracing is not None:
+        if _jit_tracing():
+            tracing = torch._C._get_tracing_state()
             torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
             stack.callback(torch._C._set_tracing_state, tracing)  # type: ignore[attr-defined]
         if _functorch_level() is not None:

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from computed.chain import ForeignLink, GeneratorLink, Link
-from computed.constraint import IteratedConstraint
+from computed.chain import Link
+from computed.constraint import Constraint, IteratedConstraint
 from computed.torch_private import CAN_WATCH, is_accumulate_grad, lazy_clone
 
 MODULES_OWN = frozenset(vars(nn.Module())) - {"training"}
@@ -82,21 +82,41 @@ def own_slots(link: Link, known: Sequence[Slot]) -> list[Slot]:
     ]
 
 
-def settings_of(links: Sequence[Link]) -> list[Setting]:
-    """What is set and does not tell the epoch when it changes: modes, and the attributes of foreign modules."""
-    modes = [(vars(link.module), "training", link.module.training) for link in links]
-    return [*modes, *[entry for link in links for entry in _foreign_settings(link)]]
+def state_buffers(link: Link) -> tuple[Tensor, ...]:
+    """The committed state of an iterated constraint; none for any other link."""
+    return link.module.state() if isinstance(link.module, IteratedConstraint) else ()
 
 
-def _foreign_settings(link: Link) -> list[Setting]:
-    if not isinstance(link, ForeignLink | GeneratorLink):
-        return []
-    return [
+class Settings(NamedTuple):
+    """What is set on the modules of some links.
+
+    ``told`` are the attributes of constraints, with what they were: a change of one moves the epoch. ``untold`` are
+    those of other people's modules, of which only a comparison tells.
+    """
+
+    told: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
+    untold: tuple[Setting, ...]
+
+    def told_unchanged(self) -> bool:
+        """Whether those that move the epoch are what they were: it moves with any constraint of any model."""
+        return all(
+            now.keys() == before.keys() and all(now[key] is value for key, value in before.items())
+            for now, before in self.told
+        )
+
+
+def settings_of(links: Sequence[Link]) -> Settings:
+    """What is set on the modules of ``links`` and is no tensor: modes, and whatever else is no Module's own."""
+    modules = [module for link in links for module in link.module.modules()]
+    told = [(vars(module), dict(vars(module))) for module in modules if isinstance(module, Constraint)]
+    untold = [
         (vars(module), key, value)
-        for module in link.module.modules()
+        for module in modules
+        if not isinstance(module, Constraint)
         for key, value in vars(module).items()
         if key not in MODULES_OWN and not isinstance(value, Tensor)
     ]
+    return Settings(tuple(told), tuple(untold))
 
 
 class Bits(NamedTuple):

@@ -32,7 +32,7 @@ class Writing(Settling):
                 return self._written.value
             # a value that was written already takes the next write as well: it is projected when it is finished
             hold, lent = self._holds[self.training], self._still_lent()
-            if hold is not None and (hold.sources_unchanged() or not hold.untouched(0)):
+            if hold is not None and (hold.sources.unchanged() or not hold.untouched(0)):
                 hold.doubt(0)
                 return hold.plain[0]
             if lent is not None:
@@ -87,7 +87,7 @@ class Writing(Settling):
     def _still_lent(self) -> Tensor | None:
         """The value that was lent last, where it is still true."""
         lent = self._lent
-        return None if lent is None or self._draws() or not lent.still_true() else lent.kept
+        return None if lent is None or self._draws() or not lent.sources.unchanged() else lent.kept
 
     def _stands_on(self, raws: Iterable[Tensor]) -> bool:
         """Whether the raws that a value was computed from are those that stand there now, as far as it is known."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from computed.guard import GuardedModules
 from computed.parameter import ComputedParameter
-from computed.placement import GuardedModules
 from surgery.errors import SurgeryError
 from surgery.finding import hosts
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from computed.guard import GuardedModules
 from computed.parameter import ComputedParameter
-from computed.placement import GuardedModules
 from computed.site import Site, site_of
 
 

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from computed.guard import GuardedModules
 from computed.parameter import ComputedParameter
-from computed.placement import GuardedModules, place, put_back
+from computed.placement import place, put_back
 from computed.watching import UnwatchableError, same_bits, snapshot
 from surgery.finding import Found, Place
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -173,6 +174,11 @@ ATTEMPTS: dict[str, Callable[[nn.Module], object]] = {
     "module": lambda host: setattr(host, "weight", nn.Identity()),
     "delete": lambda host: delattr(host, "weight"),
     "pop": lambda host: host._modules.pop("weight"),
+    "popitem": lambda host: host._modules.popitem(),
+    "clear": lambda host: host._modules.clear(),
+    "update": lambda host: host._modules.update(weight=nn.Identity()),
+    "update by operator": lambda host: operator.ior(host._modules, {"weight": nn.Identity()}),
+    "entry": lambda host: operator.setitem(host._modules, "weight", nn.Identity()),
 }
 
 
@@ -184,7 +190,46 @@ def test_a_constraint_cannot_be_dropped_by_accident(attempt: str) -> None:
     with pytest.raises(RuntimeError, match=r"copy_.*surgery\.bake.*surgery\.undo"):
         ATTEMPTS[attempt](host)
     assert host.weight is weight
+    assert host.get_submodule("weight") is weight
     assert list(host.state_dict()) == keys
+
+
+REPLACEMENTS: dict[str, Callable[[nn.Module, nn.Module], object]] = {
+    "assignment": lambda host, other: setattr(host, "weight", other),
+    "add_module": lambda host, other: host.add_module("weight", other),
+    "entry": lambda host, other: operator.setitem(host._modules, "weight", other),
+    "update": lambda host, other: host._modules.update(weight=other),
+    "set_submodule": lambda host, other: host.set_submodule("weight", other),
+}
+
+
+@pytest.mark.parametrize("way", REPLACEMENTS)
+def test_an_attribute_and_the_registry_are_one(way: str) -> None:
+    """However another computed parameter comes in, the attribute that a forward reads is the registered one."""
+    host, other = (surgery.constrain(nn.Linear(3, 3), weight="symmetric") for _ in range(2))
+    REPLACEMENTS[way](host, other.weight)
+    assert host.weight is other.weight
+    assert dict(host.named_children()) == {"weight": other.weight}
+    assert torch.equal(host(torch.eye(3)), nn.functional.linear(torch.eye(3), other.weight.value(), host.bias))
+    copied = copy.deepcopy(host)
+    assert copied.weight is copied._modules["weight"] is not host.weight
+    surgery.bake(host)
+    assert type(host.weight) is nn.Parameter
+    assert "weight" not in vars(host)
+
+
+def test_other_children_of_a_host_come_and_go() -> None:
+    """The guard is for computed parameters alone."""
+    host = surgery.constrain(nn.Linear(3, 3), weight="symmetric")
+    host._modules.update({"one": nn.Identity()}, two=nn.Identity())
+    host._modules |= {"three": nn.Identity()}
+    assert host._modules.setdefault("one", None) is host.one
+    assert host._modules.setdefault("four", host.one) is host.four
+    assert list(host._modules) == ["one", "two", "three", "four", "weight"]
+    del host.one, host.two, host.three, host.four
+    surgery.undo(host)
+    host._modules.update(last=nn.Identity())
+    assert host._modules.popitem()[0] == "last"
 
 
 def test_the_same_computed_parameter_is_a_no_op_and_another_one_ties() -> None:

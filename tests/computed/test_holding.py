@@ -298,6 +298,86 @@ def test_settings_and_flags_end_a_hold() -> None:
     assert layer.weight.sum().requires_grad
 
 
+class Drawn(nn.Module):
+    """A module inside a constraint that is no constraint itself, with a setting."""
+
+    scale = 1.0
+
+
+class Layered(Counting):
+    """``scale * tanh(raw)``; the scale is set on a module inside, ``shift`` only later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Drawn()
+        self.inner.scale = 1.0
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw) * self.inner.scale + vars(self).get("shift", 0.0)
+
+
+def test_what_is_set_elsewhere_leaves_a_hold() -> None:
+    """A schedule on one model, or a model that is being built, evaluates nothing of another."""
+    layer, counting = counted()
+    layer.weight.value()
+    other = surgery.constrain(nn.Linear(4, 4), weight="interval(-1, 1)")
+    other.weight.constraints[0].high = 0.5
+    other.eval()
+    layer.weight.value()
+    assert len(counting.evaluations) == 1
+    counting.unused = 1
+    layer.weight.value()
+    assert len(counting.evaluations) == 2
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_module_inside_a_constraint_and_a_later_attribute_are_settings(training: bool) -> None:
+    layer = surgery.constrain(nn.Linear(4, 4), weight=Layered()).train(training)
+    once = layer.weight.detach()
+    layer.weight.constraints[0].inner.scale = 2.0
+    assert torch.equal(layer.weight.detach(), 2 * once)
+    layer.weight.constraints[0].shift = 1.0
+    assert torch.equal(layer.weight.detach(), 2 * once + 1)
+
+
+class ByMode(Counting):
+    """``raw`` in training, ``tanh(raw)`` in eval."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return raw if self.training else super().forward(raw)
+
+
+def test_the_mode_of_a_constraint_alone_is_a_setting() -> None:
+    """However it is switched, and back: the two values of the two modes stay held beside one another."""
+    layer = surgery.constrain(nn.Linear(4, 4), weight=ByMode())
+    raw, constraint = layer.weight.raws["raw"], layer.weight.constraints[0]
+    assert torch.equal(layer.weight, raw)
+    constraint.eval()
+    assert torch.equal(layer.weight, raw.tanh())
+    constraint.train()
+    assert torch.equal(layer.weight, raw)
+    layer.eval().weight.value()
+    constraint.evaluations.clear()
+    for _ in range(3):
+        assert torch.equal(layer.train().weight, raw)
+        assert torch.equal(layer.eval().weight, raw.tanh())
+    assert len(constraint.evaluations) == 0
+
+
+def test_a_flag_matters_where_gradients_are_taken() -> None:
+    """A frozen raw's value is read without gradients as before; with gradients it is evaluated anew."""
+    layer, counting = counted()
+    layer.weight.value()
+    layer.weight.raws["raw"].requires_grad_(False)
+    with torch.no_grad():
+        layer.weight.value()
+    assert len(counting.evaluations) == 1
+    assert not layer.weight.value().requires_grad
+    layer.weight.raws["raw"].requires_grad_(True)
+    layer.weight.sum().backward()
+    assert layer.weight.raws["raw"].grad is not None
+
+
 def test_transforms_never_meet_a_held_value() -> None:
     """grad, vmap, jvp, functional_call and forward-mode AD see tensors of their own level."""
     layer = surgery.constrain(nn.Linear(4, 4), weight=Counting())

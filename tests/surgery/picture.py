@@ -45,7 +45,11 @@ def _module(module: nn.Module, identities: bool) -> Iterator[tuple[str, object]]
     if identities:
         yield "id", id(module)
     computed = isinstance(module, ComputedParameter)
-    yield "attributes", [key for key in vars(module) if not (computed and key in TRANSIENT)]
+    yield (
+        "attributes",
+        [key for key in vars(module) if not ((computed and key in TRANSIENT) or key in _computed(module))],
+    )
+    yield "computed parameters", sorted(_computed(module))
     for key, value in vars(module).items():
         if key == "_modules":
             yield "children", [(name, _told(child, identities)) for name, child in value.items()]
@@ -61,6 +65,11 @@ def _module(module: nn.Module, identities: bool) -> Iterator[tuple[str, object]]
             yield key, [_told(weight if key == "_flat_weights" else weight(), identities) for weight in value]
         elif not (computed and key in TRANSIENT):
             yield key, _plain(value, identities)
+
+
+def _computed(module: nn.Module) -> set[str]:
+    """Those that stand among the attributes too; in which order, nobody can tell."""
+    return {name for name, value in vars(module).items() if isinstance(value, ComputedParameter)}
 
 
 def _tensor(tensor: Tensor, identities: bool) -> Iterator[tuple[str, object]]:
