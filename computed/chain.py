@@ -197,6 +197,11 @@ def bind_chain(modules: Sequence[nn.Module], site: Site) -> None:
             module.bind(site)
 
 
+def reached_by_gradients(links: Sequence[Link], position: int) -> bool:
+    """Whether gradients reach the raws of a link: a later one that takes the running value as fixed stops them."""
+    return all(link.roles[0].trained for link in links[position + 1 :])
+
+
 def refusals(modules: Sequence[nn.Module], site: Site) -> list[str]:
     """Why the chain cannot take ``site``: one reason a constraint that refuses."""
     reasons = (module.why_not(site) for module in modules if isinstance(module, Constraint))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from computed.chain import Link, State, link_for
+from computed.chain import Link, State, link_for, reached_by_gradients
 from computed.constraint import Constraint, IteratedConstraint, Role, state_dtype
 from computed.evaluation import own_roles
 from computed.hold import Hold
@@ -40,11 +40,12 @@ class Written(NamedTuple):
 
 
 class RawSlot(NamedTuple):
-    """A raw by its full role, and where it is registered."""
+    """A raw by its full role, where it is registered, and whether gradients reach it through the links behind."""
 
     name: str
     role: Role
     slot: Slot
+    reached: bool
 
     @property
     def tensor(self) -> nn.Parameter:
@@ -117,8 +118,9 @@ class Frame(TensorLike, nn.Module):
         for position, (link, module) in enumerate(zip(self.links, self.constraints, strict=True)):
             owner = self._parameters if position == 0 else module._parameters
             prefix = f"constraints.{position}." if position else ""
+            reached = reached_by_gradients(self.links, position)
             for role in link.roles[len(link.roles) - own_roles(link, position) :]:
-                yield RawSlot(prefix + role.name, role, Slot(owner, role.name))
+                yield RawSlot(prefix + role.name, role, Slot(owner, role.name), reached)
 
     def raw_tensors(self) -> list[Tensor]:
         """The raws as they are: what is pending stays pending."""
@@ -132,9 +134,13 @@ class Frame(TensorLike, nn.Module):
 
     @property
     def trained_raws(self) -> tuple[nn.Parameter, ...]:
-        """The raws of trained roles, and the parameters of foreign modules."""
-        trained = [raw.tensor for raw in self.raw_slots() if raw.role.trained]
-        foreign = (link.module for link in self.links if not isinstance(link.module, Constraint))
+        """The raws of trained roles that gradients reach, and the parameters of foreign modules."""
+        trained = [raw.tensor for raw in self.raw_slots() if raw.role.trained and raw.reached]
+        foreign = [
+            link.module
+            for position, link in enumerate(self.links)
+            if not isinstance(link.module, Constraint) and reached_by_gradients(self.links, position)
+        ]
         return (*trained, *(tensor for module in foreign for tensor in module.parameters()))
 
     @property

@@ -102,12 +102,8 @@ def assemble(
     made._set_up_frame(prepared.modules, prepared.links, tensor, name=prepared.site.name)
     original = tensor.detach() if prepared.preimages is not None or tensor.is_meta else tensor.detach().clone()
     known = dict(reuse) or _first_raw(made, tensor)
-    news = [
-        (raw, reached_by_gradients(prepared.links, position))
-        for position in range(len(prepared.links))
-        for raw in _own_raws(prepared, position, tensor)
-    ]
-    for (name, role, slot), (new, reached) in zip(made.raw_slots(), news, strict=True):
+    news = [raw for position in range(len(prepared.links)) for raw in _own_raws(prepared, position, tensor)]
+    for (name, role, slot, reached), new in zip(made.raw_slots(), news, strict=True):
         needs_grad = reached and role.trained and (role.added or tensor.requires_grad)
         slot.owner[slot.key] = _as_parameter(new, tensor, known.get(name), needs_grad=needs_grad)
     for position, module in enumerate(prepared.modules):
@@ -154,11 +150,6 @@ def _own_raws(prepared: Prepared, position: int, like: Tensor) -> tuple[Tensor, 
     if position == 0 and shapes and shapes[0] == like.shape:
         zeros[0] = like.detach()
     return tuple(zeros)
-
-
-def reached_by_gradients(links: Sequence[Link], position: int) -> bool:
-    """Whether gradients reach the raws of a link: a later one that takes the running value as fixed stops them."""
-    return all(link.roles[0].trained for link in links[position + 1 :])
 
 
 def _as_parameter(new: Tensor, replaced: Tensor, reusable: Tensor | None, *, needs_grad: bool) -> nn.Parameter:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from computed.chain import reached_by_gradients
 from computed.constraint import Constraint, Role
 from computed.parameter import ComputedParameter
-from computed.preparing import Prepared, reached_by_gradients
+from computed.preparing import Prepared
 from surgery.finding import Found
 
 
@@ -28,7 +29,7 @@ def stays_trained(subject: Tensor | ComputedParameter) -> bool:
     flags = [
         raw.tensor.requires_grad
         for raw in subject.raw_slots()
-        if raw.role.trained and not raw.role.added and reached_by_gradients(subject.links, _position(raw.name))
+        if raw.role.trained and not raw.role.added and raw.reached
     ]
     return any(flags) if flags else subject.trainable and subject.requires_grad
 
@@ -59,11 +60,6 @@ def _raws(prepared: Prepared) -> Iterator[tuple[int, Role, str, torch.Size]]:
         prefix = f"constraints.{position}." if position else ""
         own = list(zip(link.roles, shapes, strict=True))[1 if position else 0 :]
         yield from ((position, role, prefix + role.name, shape) for role, shape in own)
-
-
-def _position(name: str) -> int:
-    """The position in its chain of the constraint whose raw has this name."""
-    return int(name.split(".")[1]) if name.startswith("constraints.") else 0
 
 
 def _foreign(prepared: Prepared) -> Iterator[nn.Parameter]:

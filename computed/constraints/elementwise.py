@@ -94,9 +94,10 @@ class Above(StrictlyBounded):
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         """How far the lowest entry is below the bound; the tiniest number where it is at the bound."""
-        if bool((value > self.bound).all()):
+        exact = in_double(value)  # a bound such as 0.1 lies beside the nearest number of a shorter dtype
+        if bool((exact > self.bound).all()):
             return 0.0
-        return max(worst(self.bound - in_double(value)), TINIEST)
+        return max(worst(self.bound - exact), TINIEST)
 
 
 class Positive(Above):
@@ -212,7 +213,7 @@ class Interval(StrictlyBounded):
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         """How far the worst entry is outside; the tiniest number where it is at a bound."""
-        if bool(((value > self.low) & (value < self.high)).all()):
-            return 0.0
         exact = in_double(value)
+        if bool(((exact > self.low) & (exact < self.high)).all()):
+            return 0.0
         return max(worst(torch.maximum(self.low - exact, exact - self.high)), TINIEST)

@@ -29,3 +29,15 @@ def test_a_loaded_and_a_written_value_are_converged_too(spec: str) -> None:
         weight.copy_(5 * torch.randn(8, 8))
     target = float(spec.rpartition("=")[2].rstrip(")"))
     assert np.linalg.svd(weight.detach().numpy(), compute_uv=False)[0] <= target * (1 + 1e-3)
+
+
+def test_requires_grad_reaches_what_gradients_reach():
+    """The raws before an adapter are fixed: switched off and on again, only the adapter trains."""
+    weight = ComputedParameter.from_value(torch.randn(4, 4), "symmetric | lora(2)")
+    trained = {name for name, raw in weight.raws.items() if raw.requires_grad}
+    weight.requires_grad_(False)
+    assert not any(raw.requires_grad for raw in weight.raws.values())
+    weight.requires_grad_(True)
+    assert {name for name, raw in weight.raws.items() if raw.requires_grad} == trained
+    weight.square().sum().backward()
+    assert {name for name, raw in weight.raws.items() if raw.grad is not None} == trained

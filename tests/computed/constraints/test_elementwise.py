@@ -49,6 +49,18 @@ def test_saturated_raws_stay_strictly_inside(dtype, bound):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bound", [0.1, -0.1, 0.3, 1e-3, 1 / 3])
+def test_the_number_next_to_the_bound_is_inside_and_the_one_beyond_is_not(dtype, bound):
+    """Told in float64, whatever the bound is rounded to in the dtype of the weight."""
+    above, below = next_above(bound, dtype), next_below(bound, dtype)
+    for constraint in (GreaterThan(bound), Interval(bound, bound + 1)):
+        assert constraint.violation(torch.tensor([above], dtype=dtype), ()) == 0.0
+        assert constraint.violation(torch.tensor([below], dtype=dtype), ()) > 0.0
+    assert Interval(bound - 1, bound).violation(torch.tensor([below], dtype=dtype), ()) == 0.0
+    assert Interval(bound - 1, bound).violation(torch.tensor([above], dtype=dtype), ()) > 0.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_entries_outside_go_to_the_nearest_number_inside(dtype):
     eps = torch.finfo(dtype).eps
     weight = torch.tensor([-5.0, 1.0, 1.0 + eps, 3.0, 7.0, 50.0], dtype=dtype)
