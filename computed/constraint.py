@@ -132,9 +132,12 @@ class IteratedConstraint(Constraint):
     State is kept in three sets of buffers: the committed one (persistent, part of the state dict), the *pending* one
     (computed beside a train-mode value, committed when an optimizer that holds the raw steps) and the *settled* one
     (converged, used in eval). Reading never writes the committed state; `commit` is its only writer.
+
+    ``settles_from`` are the names of the committed state that `settled_state` reads, all where it is None.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
+    settles_from: ClassVar[tuple[str, ...] | None] = None
 
     @abc.abstractmethod
     def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from computed.chain import Link, State, link_for, reached_by_gradients
 from computed.constraint import Constraint, IteratedConstraint, Role, state_dtype
 from computed.evaluation import own_roles
-from computed.hold import Hold
+from computed.held import Held
 from computed.lending import Lent
 from computed.living import living
 from computed.tensorlike import TensorLike
@@ -20,7 +20,7 @@ class PendingState(NamedTuple):
     """The state of a train-mode evaluation that no step has committed yet, and what shows that its raws moved."""
 
     states: list[State]
-    raws: Hold | Bits | None
+    raws: Held | Bits | None
 
 
 class Written(NamedTuple):
@@ -70,7 +70,7 @@ class Frame(TensorLike, nn.Module):
     _name: str
     _shape: torch.Size
     _dtype: torch.dtype
-    _holds: list[Hold | None]
+    _holds: list[Held | None]
     _pending_state: PendingState | None
     _written: Written | None
     _lent: Lent | None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from computed.member import Member
 from computed.sources import Sources
-from computed.torch_private import CAN_WATCH, address_of
+from computed.torch_private import CAN_WATCH, address_of, alias
 from computed.watching import UnwatchableError, same_bits, snapshot
 
 
@@ -35,8 +35,7 @@ class Lent:
         self.kept: Tensor | None = value
         self.reference = weakref.ref(value)
         self.bits = snapshot(value)
-        self.raws = [raw.tensor for raw in owner.raw_slots()]
-        self.sources = Sources((owner,))
+        self.sources = Sources(owner, training=True)  # all that could matter
 
     def written(self) -> Tensor | None:
         """The value, where somebody has written to it."""
@@ -85,7 +84,7 @@ class Unwritable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
         """A view."""
-        return value.view_as(value)
+        return alias(value)
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> Tensor:

@@ -7,16 +7,18 @@ import torch
 from torch import Tensor
 
 from computed.constraint import Constraint
+from computed.epoch import CELL as EPOCH
 from computed.errors import ComputedParameterError
 from computed.evaluation import evaluate_traced, last_arguments
 from computed.hold import try_hold
 from computed.lending import Unwritable, lend
 from computed.settling import LOCK
 from computed.tensorlike import resolved
-from computed.torch_private import inside_transform, is_fx_tracing
+from computed.torch_private import address_of, inside_transform, is_fx_tracing
 from computed.writing import Writing
 
 # bound once, for the cost of a read
+grad_enabled = torch.is_grad_enabled
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
@@ -24,14 +26,27 @@ class Reading(Writing):
     """The value for operations, for those who only look, for a bake, and for an op rule."""
 
     def value(self) -> Tensor:
-        """The value now: held where that is true, evaluated otherwise."""
+        """The value now: held where that is true, evaluated otherwise.
+
+        `Held.usable`, written out. A read in the midst of a model's work finds nothing in the processor's caches: what
+        counts is how many functions and objects it comes by, and a call more is a twentieth of it.
+        """
         if is_dynamo_compiling():
             return evaluate_in_graph(self)
-        hold = self._holds[self.training]
-        if hold is not None and self._written is None:
-            held = hold.current()
-            if held is not None and not inside_transform():
-                return held
+        held = self._holds[self.training]
+        if (
+            held is not None
+            and self._written is None
+            and (held.epoch == EPOCH[0] or held.settings_unchanged())
+            and address_of(held.plain) == held.address
+        ):
+            for owner, key, tensor, address in held.watched:
+                if owner.get(key) is not tensor or address_of(tensor) != address:
+                    break
+            else:
+                value = held.in_graph() if grad_enabled() else held.plain
+                if value is not None and not inside_transform():
+                    return value
         if torch.compiler.is_compiling():
             return evaluate_in_graph(self)
         if is_fx_tracing():
@@ -48,16 +63,16 @@ class Reading(Writing):
             self.absorb()
             if inside_transform() or self.waits():
                 return self.evaluated(training=self.training)
-            hold = self._holds[self.training]
-            if hold is None or not hold.usable():
+            held = self._holds[self.training]
+            if held is None or not held.usable():
                 self._commit_if_moved()
                 with_graph = self.training or torch.is_grad_enabled()
                 hold = try_hold((self,), training=self.training, with_graph=with_graph)
-                self._holds[self.training] = hold
-                if hold is None:
+                self._holds[self.training] = held = None if hold is None else hold.values[0]
+                if hold is None or held is None:
                     return self._evaluated_unheld()
-                self._keep_state(hold.states[0], hold)
-            return hold.outer[0] if torch.is_grad_enabled() else hold.plain[0]
+                self._keep_state(hold.states[0], held)
+            return held.outer if torch.is_grad_enabled() else held.plain
 
     def _evaluated_unheld(self) -> Tensor:
         lent = self._still_lent()
@@ -75,9 +90,9 @@ class Reading(Writing):
         """The value without gradients, read by what only looks: no state becomes pending and none is committed."""
         with LOCK, torch.no_grad():
             self.absorb()
-            hold = self._holds[self.training]
-            if hold is not None and hold.usable():
-                return hold.plain[0]
+            held = self._holds[self.training]
+            if held is not None and held.usable():
+                return held.plain
             return self.evaluated(training=self.training)
 
     def baked_value(self) -> Tensor:

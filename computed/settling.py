@@ -11,7 +11,7 @@ from computed.chain import State
 from computed.constraint import IteratedConstraint
 from computed.evaluation import evaluate, full_precision, has_state
 from computed.frame import PendingState
-from computed.hold import Hold
+from computed.held import Held
 from computed.metadata import Metadata
 from computed.watching import bits_of
 
@@ -33,11 +33,11 @@ class Settling(Metadata):
         with full_precision(self.device):
             return evaluate(self.links, self.raw_tensors(), self.dtype, training=training)
 
-    def _keep_state(self, states: list[State], hold: Hold | None) -> None:
+    def _keep_state(self, states: list[State], held: Held | None) -> None:
         if not any(states):
             return
         if self.training:
-            self.__dict__["_pending_state"] = PendingState(states, hold or bits_of(self.raw_tensors()))
+            self.__dict__["_pending_state"] = PendingState(states, held or bits_of(self.raw_tensors()))
         else:
             self._keep_settled(states)
 
@@ -75,8 +75,8 @@ class Settling(Metadata):
         if not has_state(self.links) or self.device.type == "meta" or torch.compiler.is_compiling():
             return
         with LOCK, torch.no_grad():
-            hold = self._holds[False]
-            if hold is None or not hold.usable():
+            held = self._holds[False]
+            if held is None or not held.usable():
                 self.absorb()
                 self._keep_settled(self._evaluate(training=False)[1])
 

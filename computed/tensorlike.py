@@ -66,7 +66,7 @@ class TensorLike:
         for argument in args:
             if type(argument) in PLAIN:
                 values.append(argument)
-            elif isinstance(argument, TensorLike):
+            elif type(argument) is cls or isinstance(argument, TensorLike):
                 if argument.ruled:
                     result = argument.rule(func, args, {})
                     if result is not NotImplemented:
@@ -164,6 +164,12 @@ def is_write(func: Callable[..., Any]) -> bool:
 def _with_keywords(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if is_write(func) or "out" in kwargs or kwargs.get("inplace") is True:
         return _write(func, args, kwargs)
+    if kwargs.get("max_norm") is not None and torch.is_grad_enabled():
+        # torch would say that a view of a custom function was modified
+        raise RuntimeError(
+            f"{func.__name__}(max_norm={kwargs['max_norm']}) writes to a weight that is computed; leave out max_norm "
+            f"and bound the weight by a constraint"
+        )
     for argument in (*args, *kwargs.values()):
         if type(argument) not in PLAIN and isinstance(argument, TensorLike) and argument.ruled:
             result = argument.rule(func, args, kwargs)

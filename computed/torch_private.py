@@ -14,17 +14,21 @@ from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
 from torch.utils import _python_dispatch, _pytree
 
+# The address of the first element, read without materialising a copy-on-write storage as `data_ptr()` does. A public
+# method; bound once, since a read of a held value calls it several times.
+address_of: Callable[[Tensor], int] = Tensor.const_data_ptr  # type: ignore[attr-defined]
+
 
 def _probe() -> bool:
     """Whether a copy-on-write snapshot works here: a write must move the address, and undo nothing else."""
     try:
         watched = torch.ones(2)
         snapshot = torch._lazy_clone(watched)
-        address = torch._C._data_address(watched)  # type: ignore[attr-defined]
+        address = address_of(watched)
         watched.add_(1)
     except (AttributeError, RuntimeError):
         return False
-    return bool(address != torch._C._data_address(watched) and snapshot[0] == 1)  # type: ignore[attr-defined]
+    return bool(address != address_of(watched) and snapshot[0] == 1)
 
 
 # Copy-on-write snapshots see every write to a storage, also those that `_version` does not count (fused optimizers,
@@ -38,9 +42,13 @@ def lazy_clone(tensor: Tensor) -> Tensor:
     return clone
 
 
-def data_address(tensor: Tensor) -> int:
-    """The address of the data, read without materialising a copy-on-write storage as `data_ptr()` does."""
-    return int(torch._C._data_address(tensor))  # type: ignore[attr-defined]
+def alias(tensor: Tensor) -> Tensor:
+    """A view with the very strides of ``tensor``; `view_as` gives others along dimensions of size one.
+
+    Strides decide on the memory format of results: https://pytorch.org/docs/stable/tensor_attributes.html
+    """
+    viewed: Tensor = torch.ops.aten.alias.default(tensor)
+    return viewed
 
 
 # bound once: a read of a held value asks all of these, and an attribute chain costs more than the call
@@ -95,7 +103,3 @@ def rebuild_flat_weights(host: nn.Module) -> None:
 def is_accumulate_grad(node: Any) -> bool:
     """Whether an autograd node is the leaf node of a tensor (it has no public class)."""
     return type(node).__name__ == "AccumulateGrad"
-
-
-# bound once: a read of a held value calls these several times, and an attribute chain costs more than the call
-address_of: Callable[[Tensor], int] = torch._C._data_address if CAN_WATCH else Tensor.data_ptr  # type: ignore[attr-defined]

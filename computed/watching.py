@@ -69,17 +69,26 @@ def foreign_leaves(values: Iterable[Tensor], leaves: Sequence[Tensor]) -> bool:
     return False
 
 
-def own_slots(link: Link, known: Sequence[Slot]) -> list[Slot]:
-    """Every tensor that a link's modules have, registered or not, beside the raws in ``known`` and what is derived."""
+def own_slots(link: Link, known: Sequence[Slot], *, training: bool) -> list[Slot]:
+    """Every tensor of a link's modules that a value depends on, registered or not, beside the raws in ``known``."""
     raws = {(id(slot.owner), slot.key) for slot in known}
-    derived = ("pending_", "settled_") if isinstance(link.module, IteratedConstraint) else ()
     return [
         Slot(tensors, key)
         for module in link.module.modules()
         for tensors in (module._parameters, module._buffers, vars(module))
         for key, tensor in tensors.items()
-        if isinstance(tensor, Tensor) and (id(tensors), key) not in raws and not key.startswith(derived or ("\0",))
+        if isinstance(tensor, Tensor) and (id(tensors), key) not in raws and key not in _unread(link, training=training)
     ]
+
+
+def _unread(link: Link, *, training: bool) -> set[str]:
+    """The buffers of an iterated constraint that evaluation does not read: what is derived, and what eval leaves."""
+    module = link.module
+    if not isinstance(module, IteratedConstraint):
+        return set()
+    names = set(module.state_names)
+    derived = {prefix + name for prefix in ("pending_", "settled_") for name in names}
+    return derived if training or module.settles_from is None else derived | (names - set(module.settles_from))
 
 
 def state_buffers(link: Link) -> tuple[Tensor, ...]:
@@ -103,6 +112,10 @@ class Settings(NamedTuple):
             now.keys() == before.keys() and all(now[key] is value for key, value in before.items())
             for now, before in self.told
         )
+
+    def untold_unchanged(self) -> bool:
+        """Whether those of other people's modules are what they were."""
+        return all(attributes.get(key) is value for attributes, key, value in self.untold)
 
 
 def settings_of(links: Sequence[Link]) -> Settings:

@@ -31,10 +31,10 @@ class Writing(Settling):
             if self._written is not None:
                 return self._written.value
             # a value that was written already takes the next write as well: it is projected when it is finished
-            hold, lent = self._holds[self.training], self._still_lent()
-            if hold is not None and (hold.sources.unchanged() or not hold.untouched(0)):
-                hold.doubt(0)
-                return hold.plain[0]
+            held, lent = self._holds[self.training], self._still_lent()
+            if held is not None and (held.sources.unchanged() or not held.untouched()):
+                held.doubt()
+                return held.plain
             if lent is not None:
                 return lent
             value = self.value()
@@ -75,13 +75,13 @@ class Writing(Settling):
     def _written_in_place(self, *, anywhere: bool = False) -> Tensor | None:
         """A value that was lent or held and is not what it was."""
         lent = self._lent
-        if lent is not None and (anywhere or self._stands_on(lent.raws)):
+        if lent is not None and (anywhere or self._stands_on(lent.sources.raws)):
             value = lent.written()
             if value is not None:
                 return value
-        for hold in self._holds:
-            if hold is not None and not hold.untouched(0) and (anywhere or self._stands_on(hold.raws)):
-                return hold.plain[0]
+        for held in self._holds:
+            if held is not None and not held.untouched() and (anywhere or self._stands_on(held.sources.raws)):
+                return held.plain
         return None
 
     def _still_lent(self) -> Tensor | None:
@@ -118,7 +118,10 @@ class Writing(Settling):
         Errors: ValueError where the shape differs; what the right inverse raises. Nothing is half written.
         """
         if value.shape != self.shape:
-            raise ValueError(f"{self.called()}: cannot write a value of shape {tuple(value.shape)}")
+            self._forget_everything()  # a value that was resized is none
+            raise ValueError(
+                f"{self.called()}: cannot write a value of shape {tuple(value.shape)}; the value is what it was before"
+            )
         preimages = invert(self.links, value)
         found = [raw for i, preimage in enumerate(preimages) for raw in preimage.raws[1 if i else 0 :]]
         with torch.no_grad(), full_precision(self.device):

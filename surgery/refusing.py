@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
-from computed.torch_private import data_address
+from computed.torch_private import address_of
 from surgery.finding import Found
 from surgery.wrapping import is_dtensor
 
@@ -84,6 +84,5 @@ def _has_memory(found: Found) -> bool:
 
 def _span(tensor: Tensor) -> tuple[str, int, int]:
     extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    # the address is that of the whole storage, of which a view is a part
-    start = data_address(tensor) + int(tensor.storage_offset()) * tensor.element_size()
+    start = address_of(tensor)
     return str(tensor.device), start, start + extent * tensor.element_size()

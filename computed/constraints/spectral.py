@@ -57,6 +57,7 @@ class Spectral(Described, IteratedConstraint):
 
     spec_name: ClassVar[str] = "spectral"
     state_names: ClassVar[tuple[str, ...]] = ("u", "v")
+    settles_from: ClassVar[tuple[str, ...]] = ("v",)
     bound: float | None
     u: Tensor
     v: Tensor

@@ -480,3 +480,16 @@ def test_a_leaf_that_is_not_the_parameters_own_gets_its_gradient() -> None:
     assert outer.grad is not None
     expected = float(layer.weight.raws["raw"].detach().sum())
     assert float(outer.grad) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("enabled", [True, False], ids=["held", "unheld"])
+def test_a_value_has_the_strides_of_its_raw(training: bool, enabled: bool) -> None:
+    """Along dimensions of size one as well: torch reads the memory format of results from them."""
+    raw = nn.Parameter(torch.randn(1, 2, 3, 6).contiguous(memory_format=torch.channels_last))
+    weight = computed.ComputedParameter.from_value(raw, Counting()).train(training)
+    host = nn.Module()
+    host.weight = weight
+    computed.caching(host, enabled)
+    assert weight.value().stride() == raw.stride() == (36, 1, 12, 2)
+    assert torch.empty_like(weight.value()).stride() == torch.empty_like(raw).stride()

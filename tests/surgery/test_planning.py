@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import surgery
 from computed.parameter import ComputedParameter
-from computed.torch_private import data_address
+from computed.torch_private import address_of
 from surgery import planned, progress
 from tests.surgery.models import MODELS, SPECS, Listed, ResNet, TiedLM
 from tests.surgery.picture import differences, picture
@@ -315,7 +315,7 @@ def stored_bytes() -> int:
     found = {}
     for thing in gc.get_objects():
         if type(thing) in PLAIN and not thing.is_meta:
-            found[data_address(thing)] = thing.untyped_storage().nbytes()
+            found[address_of(thing)] = thing.untyped_storage().nbytes()
     return sum(found.values())
 
 
@@ -353,9 +353,9 @@ def undo_bytes(undo: surgery.Undo) -> int:
 
 def test_an_apply_copies_nothing_where_it_moves_nothing():
     model = nn.Linear(64, 64)
-    address = data_address(model.weight)
+    address = address_of(model.weight)
     surgery.apply_constraints(model, {"weight": "spectral(bound=100.0)"})
-    assert data_address(model.weight.raws["raw"]) == address
+    assert address_of(model.weight.raws["raw"]) == address
 
 
 # a value

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
 
 import surgery
-from computed.torch_private import data_address
+from computed.torch_private import address_of
 from tests.surgery.models import SPECS, SQUARE_SPECS
 from tests.surgery.picture import differences, picture
 
@@ -147,11 +147,11 @@ def test_freezing_copies_nothing(tmp_path: Path):
     for state in (load_file(tmp_path / "file.safetensors"), nn.Linear(64, 64).state_dict()):
         model = nn.Linear(64, 64)
         model.load_state_dict(state, assign=True)
-        before, address = picture(model), data_address(model.weight)
+        before, address = picture(model), address_of(model.weight)
         undo = surgery.plan(model, {"*": "frozen"}).apply()
-        assert data_address(model.weight) == address
+        assert address_of(model.weight) == address
         copies = [kept.bits for kept in undo.record.tensors if kept.bits is not None]
-        assert not any(data_address(bits) not in (address, data_address(model.bias)) for bits in copies)
+        assert not any(address_of(bits) not in (address, address_of(model.bias)) for bits in copies)
         undo()
         assert differences(before, picture(model)) == []
 

@@ -246,3 +246,20 @@ def _experts() -> nn.Module:
     host = nn.Module()
     host.weight = nn.Parameter(torch.randn(4, 5, 6))
     return host
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (200, 150)])
+def test_the_converged_state_starts_from_what_it_says(shape):
+    """Holds of eval do not watch the rest of the committed state."""
+    weight = ComputedParameter.from_value(torch.randn(shape), "spectral").eval()
+    constraint = weight.constraints[0]
+    assert set(constraint.settles_from) < set(constraint.state_names)
+    before = constraint.settled_state(weight.raws["raw"])
+    for name in set(constraint.state_names) - set(constraint.settles_from):
+        constraint._buffers[name].normal_()
+    assert all(
+        torch.equal(one, other) for one, other in zip(constraint.settled_state(weight.raws["raw"]), before, strict=True)
+    )
+    value = weight.detach().clone()
+    constraint.v.copy_(torch.randn_like(constraint.v))
+    torch.testing.assert_close(weight.detach(), value)
