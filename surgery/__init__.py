@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from surgery.constraining import constrain as constrain
     from surgery.constraining import constrained as constrained
     from surgery.errors import PlanError as PlanError
+    from surgery.errors import StaleOptimizerError as StaleOptimizerError
     from surgery.errors import SurgeryError as SurgeryError
     from surgery.errors import UndoError as UndoError
     from surgery.listing import computed_parameters as computed_parameters
@@ -27,6 +28,7 @@ _PLACES = {
     "Check": "surgery.checking",
     "Plan": "surgery.planned",
     "PlanError": "surgery.errors",
+    "StaleOptimizerError": "surgery.errors",
     "SurgeryError": "surgery.errors",
     "Undo": "surgery.undoing",
     "UndoError": "surgery.errors",
@@ -45,6 +47,7 @@ __all__ = [
     "Check",
     "Plan",
     "PlanError",
+    "StaleOptimizerError",
     "SurgeryError",
     "Undo",
     "UndoError",

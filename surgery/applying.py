@@ -1,47 +1,69 @@
 """Carrying out a plan: all of it, or nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from computed.parameter import ComputedParameter
 from computed.placement import place
 from computed.preparing import assemble
 from computed.torch_private import rebuild_flat_weights
 from surgery.history import next_number
+from surgery.optimizers import Exchange, Following, standing
 from surgery.progress import tracked
 from surgery.proposal import Action, PlannedSite
 from surgery.restoring import Record
+from surgery.staleness import replacements
 from surgery.storing import stays_trained
 
 
-def carry_out(rows: Iterable[PlannedSite]) -> Record:
-    """Change the model as ``rows`` say; where one of them fails, everything is put back and the error goes on."""
+def carry_out(rows: Iterable[PlannedSite], optimizers: Sequence[Optimizer] = ()) -> Record:
+    """Change the model as ``rows`` say; where one of them fails, everything is put back and the error goes on.
+
+    The ``optimizers`` follow.
+    """
     record = Record(next_number())
     todo = [row for row in rows if row.changes]
+    exchanges: list[Exchange] = []
     try:
         # raws made in inference mode could never be trained
         with torch.inference_mode(mode=False):
             for row in tracked(todo, "applying", len(todo)):
                 record.note(row.found, freezes=row.action is Action.FREEZE)
-                _change(row, record)
+                exchanges += _change(row, record)
+        _followed(exchanges, optimizers, record)
     except BaseException:
         record.restore()
         raise
     return record
 
 
-def _change(row: PlannedSite, record: Record) -> None:
+def _followed(exchanges: Sequence[Exchange], optimizers: Sequence[Optimizer], record: Record) -> None:
+    """Let optimizers follow, and note what those that were not given would train in vain."""
+    for optimizer in optimizers:
+        following = Following(optimizer)
+        record.also.append(following.go_back)
+        following.follow(exchanges)
+    replacements.note(exchanges)
+    record.also.append(partial(replacements.note, [exchange.reversed() for exchange in exchanges]))
+
+
+def _change(row: PlannedSite, record: Record) -> list[Exchange]:
     if row.action is Action.FREEZE:
         _freeze(row)
-        return
+        return []
+    old = standing(row.name, row.subject)
     made = _assembled(row)
     for slot in row.found.slots:
         place(slot.host, slot.attribute, made)
         record.made.append((slot, made))
         rebuild_flat_weights(slot.host)
     set_mode(made, training=row.found.slots[0].host.training)
+    stays = old if row.copies else {}  # with another part of a tie that is split
+    return [Exchange(row.name, old, stays | standing(row.name, made))]
 
 
 def _assembled(row: PlannedSite) -> ComputedParameter:

@@ -11,12 +11,14 @@ from computed.placement import put_back
 from surgery.finding import Found, find
 from surgery.history import release_disturbed
 from surgery.listing import found_computed
+from surgery.optimizers import Exchange, Following, Optimizers, listed, standing
+from surgery.staleness import replacements
 from surgery.storing import numbers, stays_trained
 
 logger = logging.getLogger("surgery")
 
 
-def bake(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.Module:
+def bake(model: nn.Module, patterns: str | Iterable[str] | None = None, *, optimizer: Optimizers = None) -> nn.Module:
     """Replace computed parameters by plain ones that hold the values which eval uses; in place, returns the model.
 
     From train mode as from eval: what is pending is dropped. The original Parameter object takes the value where it is
@@ -28,6 +30,8 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.Mo
     Args:
         model: any module.
         patterns: one pattern or several: only these; None means all. One name of a tie bakes the tie.
+        optimizer: a torch optimizer, or several, that follow: the plain Parameter takes the place of its raws, with
+            the state of the raw that it is, or none.
 
     Errors: SurgeryError for a pattern that matches no computed parameter; nothing is baked then.
 
@@ -38,26 +42,31 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.Mo
         >>> type(bake(model).weight).__name__, bool((model.weight > 0).all())
         ('Parameter', True)
     """
+    optimizers = listed(optimizer)
     chosen = found_computed(model, patterns, "bake")
     total = sum(one.computed is not None for one in find(model))
     # evaluated before anything is changed: an error leaves the model as it was
     values = [(one, one.computed.baked_value()) for one in chosen if one.computed is not None]
     before = sum(numbers(one.subject)[0] for one in chosen)
-    for one, value in values:
-        _bake(one, value)
+    exchanges = [_bake(one, value) for one, value in values]
+    replacements.note(exchanges)
+    for following in map(Following, optimizers):
+        following.follow(exchanges)
     release_disturbed(model)
     _report(len(values), total, before, sum(value.numel() for _, value in values))
     return model
 
 
-def _bake(found: Found, value: Tensor) -> None:
+def _bake(found: Found, value: Tensor) -> Exchange:
     parameter = found.computed
     assert parameter is not None
+    old = standing(found.site.name, parameter)
     plain: Tensor = value
     if not parameter.buffer:
         plain = _plain_parameter(parameter, value, requires_grad=stays_trained(parameter))
     for slot in found.slots:
         put_back(slot.host, slot.attribute, plain, buffer=parameter.buffer, persistent=parameter.persistent)
+    return Exchange(found.site.name, old, standing(found.site.name, plain))
 
 
 def _plain_parameter(parameter: ComputedParameter, value: Tensor, *, requires_grad: bool) -> nn.Parameter:

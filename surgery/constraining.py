@@ -1,13 +1,15 @@
 """Applying constraints: to a whole model by rules, to one module by names, to a class by decoration."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from torch import nn
+from torch.optim import Optimizer
 
 from surgery.errors import PlanError, SurgeryError
+from surgery.optimizers import Optimizers, listed
 from surgery.planned import apply_rows, check_route
 from surgery.planning import Options, Rules, draft
 
@@ -20,6 +22,7 @@ def apply_constraints(
     rules: Rules,
     *,
     via: str = "tree",
+    optimizer: Optimizers = None,
     strict: bool = True,
     existing: str = "error",
     tie: str = "share",
@@ -38,6 +41,9 @@ def apply_constraints(
             name, ``"spectral(bound=2.0)"``, a chain ``"a | b"``, a class or Module, a Transform, a function of a
             `Site`; ``None`` or ``"none"`` exempts, ``"frozen"`` only sets ``requires_grad=False``.
         via: "tree".
+        optimizer: a torch optimizer, or several, that follow: new raws take the place and the options of the
+            Parameters they replace, with empty state; reused ones keep theirs. `undo` and `bake` reverse it. Without
+            it, the next step of an optimizer that holds a replaced Parameter raises StaleOptimizerError.
         strict: False turns "matched nothing" and "shadowed by later rules" into notes of the plan.
         existing: what to do at a site that another spec constrains already: "error", "chain" or "replace".
         tie: "share" (one computed parameter in all places), "error" or "split".
@@ -53,7 +59,8 @@ def apply_constraints(
         ComputedParameter(Spectral(norm=1.0, dim=0), shape=(4, 3, 3, 3), raw=float32[4, 3, 3, 3])
     """
     check_route(via)
-    _apply(model, rules, Options(strict, existing, tie, measures=False), keep_undo=keep_undo)
+    options = Options(strict, existing, tie, measures=False)
+    _apply(model, rules, options, keep_undo=keep_undo, optimizers=listed(optimizer))
     return model
 
 
@@ -125,8 +132,10 @@ def constrained(rules: Rules, **options: Any) -> Callable[[type[Module]], type[M
     return decorate
 
 
-def _apply(model: nn.Module, rules: Rules, options: Options, *, keep_undo: bool) -> None:
+def _apply(
+    model: nn.Module, rules: Rules, options: Options, *, keep_undo: bool, optimizers: Sequence[Optimizer] = ()
+) -> None:
     made = draft(model, rules, options)
     if made.problems:
         raise PlanError(made.problems)
-    apply_rows(model, made.rows, keep_undo=keep_undo)
+    apply_rows(model, made.rows, optimizers=optimizers, keep_undo=keep_undo)

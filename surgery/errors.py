@@ -22,3 +22,7 @@ class PlanError(SurgeryError, ValueError):
 
 class UndoError(SurgeryError):
     """There is nothing to take back, or the model is no longer what the change left."""
+
+
+class StaleOptimizerError(SurgeryError):
+    """An optimizer is about to step that holds replaced Parameters, while none holds those in their place."""

@@ -1,14 +1,17 @@
 """A plan: what rules would do to a model, printable, comparable, and ready to be carried out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
+from torch.optim import Optimizer
 
 from surgery.applying import carry_out
 from surgery.errors import PlanError, SurgeryError
 from surgery.evidence import Evidence, evidence_of
 from surgery.finding import find
 from surgery.history import remember
+from surgery.optimizers import Optimizers, listed, refusals
 from surgery.planning import Draft, Options, Rules, draft
 from surgery.proposal import Action, PlannedSite
 from surgery.tables import Tabular
@@ -62,8 +65,8 @@ class Plan(Tabular):
         """One line; ``str`` is the table."""
         return f"Plan({len(self.sites)} sites, {len(self.problems)} problems)"
 
-    def apply(self, *, keep_undo: bool = True) -> Undo:
-        """Do what the plan says, all of it or nothing; returns an `Undo`.
+    def apply(self, *, optimizer: Optimizers = None, keep_undo: bool = True) -> Undo:
+        """Do what the plan says, all of it or nothing; returns an `Undo`. ``optimizer`` is as in `apply_constraints`.
 
         Errors: PlanError with every problem; SurgeryError where the model has changed since the plan was made.
         """
@@ -72,7 +75,7 @@ class Plan(Tabular):
         changed = self.evidence.changes(self.model)
         if changed is not None:
             raise SurgeryError(f"the model has changed since it was planned: {changed}; make a new plan")
-        return apply_rows(self.model, self.sites, keep_undo=keep_undo)
+        return apply_rows(self.model, self.sites, optimizers=listed(optimizer), keep_undo=keep_undo)
 
     def columns(self) -> tuple[str, ...]:
         """The heads of the table."""
@@ -143,13 +146,18 @@ def check_route(via: str) -> None:
         raise SurgeryError(f"via={via!r}: the route is 'tree', which changes the live module tree in place")
 
 
-def apply_rows(model: nn.Module, rows: tuple[PlannedSite, ...], *, keep_undo: bool) -> Undo:
+def apply_rows(
+    model: nn.Module, rows: tuple[PlannedSite, ...], *, optimizers: Sequence[Optimizer] = (), keep_undo: bool
+) -> Undo:
     """Carry out rows without problems, and remember how to take them back."""
     lazy = [row.name for row in rows if row.action is Action.UNKNOWN]
     if lazy:
         cure = "has no shape yet (a lazy module); run one batch through the model first"
         raise PlanError([f"{name} {cure}" for name in lazy])
-    record = carry_out(rows)
+    problems = refusals(optimizers, rows)
+    if problems:
+        raise PlanError(problems)
+    record = carry_out(rows, optimizers)
     if keep_undo and any(row.changes for row in rows):
         remember(model, record)
     return Undo(model, record, len(record.places))
