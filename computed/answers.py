@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from computed.errors import ComputedParameterError
@@ -16,9 +17,10 @@ COMPARED = ("lt", "le", "gt", "ge")
 UNARY = ("neg", "pos", "abs", "invert")
 CONVERSIONS = (
     "__bool__", "__int__", "__float__", "__complex__", "__index__", "__contains__", "__getitem__", "__reversed__",
-    "__array__", "__array_wrap__", "__dlpack__", "__dlpack_device__", "__div__", "__rdiv__", "__long__", "__nonzero__",
+    "__array_wrap__", "__dlpack_device__", "__div__", "__rdiv__", "__long__", "__nonzero__",
     "__delitem__",
 )  # fmt: skip
+EXPORTS = ("__array__", "__dlpack__", "numpy")
 SHARED_NAMES_THAT_FOLLOW_THE_TENSOR = frozenset(
     ("to", "type", "float", "half", "double", "bfloat16", "cpu", "cuda", "xpu", "ipu", "mtia", "requires_grad_")
 )
@@ -37,6 +39,15 @@ class Answering(Protocol):
 def _reading_method(name: str) -> Callable[..., Any]:
     def method(self: Answering, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.value(), name)(*args, **kwargs)
+
+    return _named(method, name)
+
+
+def _exporting_method(name: str) -> Callable[..., Any]:
+    def method(self: Answering, *args: Any, **kwargs: Any) -> Any:
+        # with gradients on it is refused, as for a Parameter; without, whoever asks wants the numbers
+        value = self.value()
+        return getattr(value if torch.is_grad_enabled() else value.detach(), name)(*args, **kwargs)
 
     return _named(method, name)
 
@@ -122,6 +133,8 @@ def answer_operators(cls: type) -> None:
     setattr(cls, "__idiv__", _writing_method("__idiv__"))  # noqa: B010 - as those above; torch kept it from Python 2
     for name in CONVERSIONS:
         setattr(cls, name, _reading_method(name))
+    for name in EXPORTS:
+        setattr(cls, name, _exporting_method(name))
 
 
 def answer_names(cls: type) -> None:

@@ -78,9 +78,13 @@ class Hold:
                 self.inner.append(value)
                 self.states.append(states)
         plain = [value.detach() for value in self.inner]
+        outer = self._outer(plain)
+        for value, inner, sources in zip(plain, self.inner, self.sources, strict=True):
+            if inner.requires_grad or not self.with_graph:
+                flag_as_parameter(value, sources.raws)
         self.values = tuple(
-            Held(value, outer, sources, with_graph=self.with_graph)
-            for value, outer, sources in zip(plain, self._outer(plain), self.sources, strict=True)
+            Held(value, in_graph, sources, with_graph=self.with_graph)
+            for value, in_graph, sources in zip(plain, outer, self.sources, strict=True)
         )
 
     def _outer(self, plain: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -129,6 +133,16 @@ class HeldValues(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the raws through the graph of the evaluation."""
         return None, None, *ctx.hold.gradients(cotangents)
+
+
+def flag_as_parameter(value: Tensor, raws: Sequence[Tensor]) -> None:
+    """Let a value that is read without gradients require one, as a Parameter does: kernels are chosen by that.
+
+    `at::matmul` folds a batch only where an operand requires a gradient, whatever the mode:
+    https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/LinearAlgebra.cpp
+    """
+    if any(raw.requires_grad for raw in raws):
+        value.requires_grad_()
 
 
 def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> Hold | None:

@@ -10,7 +10,7 @@ from computed.constraint import Constraint
 from computed.epoch import CELL as EPOCH
 from computed.errors import ComputedParameterError
 from computed.evaluation import evaluate_traced, last_arguments
-from computed.hold import try_hold
+from computed.hold import flag_as_parameter, try_hold
 from computed.lending import Unwritable, lend
 from computed.settling import LOCK
 from computed.tensorlike import resolved
@@ -83,6 +83,8 @@ class Reading(Writing):
         if value.requires_grad:
             guarded: Tensor = Unwritable.apply(value)  # type: ignore[no-untyped-call]
             return guarded
+        value = value.detach()
+        flag_as_parameter(value, self.raw_tensors())
         self.__dict__["_lent"] = lend(self, value)
         return value
 
@@ -92,7 +94,7 @@ class Reading(Writing):
             self.absorb()
             held = self._holds[self.training]
             if held is not None and held.usable():
-                return held.plain
+                return held.plain.detach()
             return self.evaluated(training=self.training)
 
     def baked_value(self) -> Tensor:

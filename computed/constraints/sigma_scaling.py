@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from computed.linalg import as_matrix
+from computed.torch_private import inside_transform
 
 
 def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:
@@ -66,9 +67,9 @@ class SigmaScaling(torch.autograd.Function):
             scale, slope = _scale_and_slope(raw, u, v, *ctx.settings)
         along = slope * torch.dot(given.reshape(-1), raw.reshape(-1)) * u
         gradient = as_matrix(given, rows) * scale
-        # in place saves a third of the time, but transforms, which always enable gradients, have no rule for
-        # it
-        gradient = torch.addr(gradient, along, v) if torch.is_grad_enabled() else gradient.addr_(along, v)
+        # in place saves a third of the time, but transforms have no rule for it
+        again = torch.is_grad_enabled() or inside_transform()
+        gradient = torch.addr(gradient, along, v) if again else gradient.addr_(along, v)
         return gradient.view(raw.movedim(rows, 0).shape).movedim(0, rows), *(None,) * 6
 
     @staticmethod

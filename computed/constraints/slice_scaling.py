@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from computed.torch_private import inside_transform
+
 
 def slice_dims(ndim: int, axis: int | None) -> list[int]:
     """The dimensions of a slice: all but ``axis``, all where that is None."""
@@ -88,8 +90,9 @@ class SliceScaling(torch.autograd.Function):
         ratio = g / divisors
         turned = -along * ratio / divisors.square()
         kept = given * ratio
-        # in place saves a pass, but transforms, which always enable gradients, have no rule for it
-        gradient = torch.addcmul(kept, v, turned) if again else kept.addcmul_(v, turned)
+        # in place saves a pass, but transforms have no rule for it
+        apart = again or inside_transform()
+        gradient = torch.addcmul(kept, v, turned) if apart else kept.addcmul_(v, turned)
         return gradient, along / divisors, None
 
     @staticmethod

@@ -237,8 +237,9 @@ def test_wherever_it_stands_among_the_arguments(op: OpInfo, size: str):
         if renormalises(sample):
             continue
         args, kwargs = computed((sample.args, sample.kwargs), dtype)
+        plain_args, plain_kwargs = plain((sample.args, sample.kwargs), dtype)
         with torch.no_grad():
-            expected = called(form, sample.input, sample)
+            expected = called(form, sample.input, SampleInput(sample.input, args=plain_args, kwargs=plain_kwargs))
             found = called(form, sample.input, SampleInput(sample.input, args=args, kwargs=kwargs))
             same(op, found, expected)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import computed
 import surgery
 from computed.parameter import ComputedParameter
 from computed.registry import catalogue
@@ -357,3 +358,18 @@ def test_an_error_while_evaluating_leaves_everything_constrained():
         surgery.bake(model)
     assert differences(before, picture(model)) == []
     assert isinstance(model[0].weight, ComputedParameter)
+
+
+@pytest.mark.parametrize("enabled", [True, False], ids=["held", "unheld"])
+@pytest.mark.parametrize("gradients", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize("frozen", [False, True], ids=["trained", "frozen"])
+def test_kernels_are_those_of_a_parameter(enabled: bool, gradients: bool, frozen: bool):
+    """A product of a batch is folded or not by whether its weight requires a gradient, whatever the mode."""
+    layer = nn.Linear(4, 15, bias=False).requires_grad_(not frozen)
+    inputs = torch.randn(3, 5, 4).transpose(0, 1)
+    surgery.apply_constraints(layer, {"weight": "interval(-5, 5)"}).eval()
+    computed.caching(layer, enabled)
+    with torch.set_grad_enabled(gradients):
+        before = layer(inputs)
+        assert before.requires_grad is (gradients and not frozen)
+        assert torch.equal(surgery.bake(layer)(inputs), before)
