@@ -1,4 +1,4 @@
-"""Loading plain state dicts into a host of computed parameters.
+"""Loading into a host of computed parameters what was saved from a plain one, or one with norms of torch's own.
 
 torch asks a child only for keys that begin with its own name and a dot, so the plain key ``weight`` never reaches the
 computed parameter ``weight``. The host rewrites it into the raws' keys before torch looks.
@@ -11,32 +11,57 @@ from torch import Tensor, nn
 
 from computed.constraint import IteratedConstraint
 from computed.evaluation import invert
+from computed.formats import Foreign, foreign_entry, raws_of, shape_of, value_of
 from computed.parameter import ComputedParameter
+from computed.site import TRANSPOSED_CONVOLUTIONS
 
 
 def accept_plain_keys(
     host: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: dict[str, Any], *others: Any
 ) -> None:
-    """Replace each plain key of a computed parameter by the keys of its raws and state."""
+    """Replace each plain key of a computed parameter, and those of torch's norms, by the keys of its raws and state."""
     errors: list[str] = others[-1]
     assigns = metadata.get("assign_to_params_buffers", False)
     for name, child in host._modules.items():
+        if not isinstance(child, ComputedParameter):
+            continue
         key = prefix + name
-        if isinstance(child, ComputedParameter) and not child.persistent:
+        if not child.persistent:
             # what was a buffer that is not saved may be missing: then it stays as it is
             for own, tensor in child.state_dict(prefix=key + ".").items():
                 state_dict.setdefault(own, tensor)
-        if isinstance(child, ComputedParameter) and isinstance(state_dict.get(key), Tensor):
+        if isinstance(state_dict.get(key), Tensor):
             value: Tensor = state_dict.pop(key)
-            if value.shape == child.shape:
+            if _fits(value.shape, child, key, errors):
                 dtype = value.dtype if assigns else child.dtype
                 state_dict.update(keys_for_value(child, value.to(child.dtype), dtype, key + "."))
-            else:
-                # in torch's words, and as in torch also where strict=False
-                errors.append(
-                    f"size mismatch for {key}: copying a param with shape {value.shape} from checkpoint, the shape in "
-                    f"current model is {child.shape}."
-                )
+            continue
+        foreign = foreign_entry(state_dict, host, prefix, name)
+        if foreign is not None:
+            for each in foreign.keys:
+                del state_dict[each]
+            if _fits(shape_of(foreign), child, key, errors):
+                state_dict.update(keys_for_foreign(child, foreign, host, key + "."))
+
+
+def _fits(shape: torch.Size, child: ComputedParameter, key: str, errors: list[str]) -> bool:
+    if shape == child.shape:
+        return True
+    # in torch's words, and as in torch also where strict=False
+    errors.append(
+        f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current model is "
+        f"{child.shape}."
+    )
+    return False
+
+
+def keys_for_foreign(parameter: ComputedParameter, foreign: Foreign, host: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """The part of a state dict that gives ``parameter`` what ``foreign`` holds: part by part, or else its value."""
+    parts = raws_of(foreign, parameter)
+    if parts is not None:
+        return {prefix + name: part for name, part in parts.items()}
+    value = value_of(foreign, 1 if isinstance(host, TRANSPOSED_CONVOLUTIONS) else 0).to(parameter.dtype)
+    return keys_for_value(parameter, value, parameter.dtype, prefix)
 
 
 def keys_for_value(parameter: ComputedParameter, value: Tensor, dtype: torch.dtype, prefix: str) -> dict[str, Tensor]:

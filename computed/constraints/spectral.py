@@ -136,6 +136,10 @@ class Spectral(Described, IteratedConstraint):
         """The norm or the bound."""
         return self.norm if self.bound is None else self.bound
 
+    def sets_norm(self, norm: float) -> bool:
+        """Whether the largest singular value is set to ``norm``, and not capped."""
+        return self.bound is None and self.norm == norm
+
     def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
         """The committed vectors after one evaluation's power steps."""
         return power_steps(as_matrix(raw.detach(), self.rows), self.u, self.v, self.n_power_iterations)
