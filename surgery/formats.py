@@ -1,0 +1,153 @@
+"""The formats in which a state dict is written: what each has for a computed parameter, and where."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from computed.constraints.norms import WeightScale
+from computed.constraints.slice_scaling import lengths
+from computed.constraints.spectral import Spectral
+from computed.parameter import ComputedParameter
+
+Entries = list[tuple[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a format has for one computed parameter.
+
+    ``original`` stands where the Parameter stood, ``parameters`` and ``buffers`` behind the host's others, ``children``
+    behind its children. ``paths`` are the modules that it adds below the host, ``about`` goes into the host's metadata.
+    """
+
+    original: Entries = field(default_factory=list)
+    parameters: Entries = field(default_factory=list)
+    buffers: Entries = field(default_factory=list)
+    children: Entries = field(default_factory=list)
+    paths: tuple[str, ...] = ()
+    about: Mapping[str, dict[str, int]] = field(default_factory=dict)
+
+
+class Format(ABC):
+    """One way to write computed parameters."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def why_not(self, parameter: ComputedParameter) -> str | None:
+        """Why the format cannot say exactly what ``parameter`` is, or None."""
+
+    @abstractmethod
+    def write(self, name: str, parameter: ComputedParameter) -> Written:
+        """What it has for ``parameter``, which its host calls ``name``."""
+
+
+class Plain(Format):
+    """The values that eval uses, under the original keys."""
+
+    name: ClassVar[str] = "plain"
+
+    def why_not(self, parameter: ComputedParameter) -> str | None:
+        """Every value can be written."""
+        return None
+
+    def write(self, name: str, parameter: ComputedParameter) -> Written:
+        """The value."""
+        return Written(original=[(name, parameter.baked_value())] if parameter.persistent else [])
+
+
+class HookedWeightNorm(Format):
+    """As `torch.nn.utils.weight_norm` writes it."""
+
+    name: ClassVar[str] = "weight_norm"
+
+    def why_not(self, parameter: ComputedParameter) -> str | None:
+        """Only weight norm itself can be written."""
+        return _why_not_weight_norm(parameter)
+
+    def write(self, name: str, parameter: ComputedParameter) -> Written:
+        """``g`` and ``v``."""
+        g, v = _weight_norm_parts(parameter)
+        return Written(parameters=[(f"{name}_g", g), (f"{name}_v", v)])
+
+
+class HookedSpectralNorm(Format):
+    """As `torch.nn.utils.spectral_norm` writes it."""
+
+    name: ClassVar[str] = "spectral_norm"
+
+    def why_not(self, parameter: ComputedParameter) -> str | None:
+        """Only a spectral norm of one can be written."""
+        return _why_not_spectral_norm(parameter)
+
+    def write(self, name: str, parameter: ComputedParameter) -> Written:
+        """The raw, and the converged vectors."""
+        raw, u, v = _spectral_norm_parts(parameter)
+        return Written(
+            parameters=[(f"{name}_orig", raw)],
+            buffers=[(f"{name}_u", u), (f"{name}_v", v)],
+            about={"spectral_norm": {f"{name}.version": 1}},  # without it torch takes the vectors for old ones
+        )
+
+
+class Parametrizations(Format):
+    """As `torch.nn.utils.parametrizations.weight_norm` and ``spectral_norm`` write it."""
+
+    name: ClassVar[str] = "parametrizations"
+
+    def why_not(self, parameter: ComputedParameter) -> str | None:
+        """Only these two can be written."""
+        reasons = [_why_not_weight_norm(parameter), _why_not_spectral_norm(parameter)]
+        return None if None in reasons else "it is neither a weight norm nor a spectral norm of one"
+
+    def write(self, name: str, parameter: ComputedParameter) -> Written:
+        """``original0`` and ``original1``, or ``original``, ``_u`` and ``_v``."""
+        path = f"parametrizations.{name}"
+        paths = ("parametrizations", path, f"{path}.0")
+        if isinstance(parameter.links[0].module, WeightScale):
+            g, v = _weight_norm_parts(parameter)
+            return Written(children=[(f"{path}.original0", g), (f"{path}.original1", v)], paths=paths)
+        raw, u, v = _spectral_norm_parts(parameter)
+        entries = [(f"{path}.original", raw), (f"{path}.0._u", u), (f"{path}.0._v", v)]
+        return Written(children=entries, paths=paths)
+
+
+def _why_not_weight_norm(parameter: ComputedParameter) -> str | None:
+    constraint = parameter.links[0].module
+    if len(parameter.links) != 1 or not isinstance(constraint, WeightScale):
+        return "it is no weight norm"
+    if not bool((lengths(parameter.raws["v"].detach(), constraint.dim) > 0).all()):
+        return "a slice of its v is zero, of which torch's weight norm makes NaN"
+    return None
+
+
+def _weight_norm_parts(parameter: ComputedParameter) -> tuple[Tensor, Tensor]:
+    constraint = parameter.links[0].module
+    assert isinstance(constraint, WeightScale)
+    g, v = parameter.raws["g"].detach(), parameter.raws["v"].detach()
+    return (g.reshape(()) if constraint.dim is None else g), v
+
+
+def _why_not_spectral_norm(parameter: ComputedParameter) -> str | None:
+    constraint = parameter.links[0].module
+    if len(parameter.links) != 1 or not isinstance(constraint, Spectral):
+        return "it is no spectral norm"
+    return None if constraint.sets_norm(1.0) else "torch's spectral norm sets the norm to one, and nothing else"
+
+
+def _spectral_norm_parts(parameter: ComputedParameter) -> tuple[Tensor, Tensor, Tensor]:
+    constraint = parameter.links[0].module
+    assert isinstance(constraint, Spectral)
+    raw = parameter.raws["raw"].detach()
+    with torch.no_grad():
+        u, v = constraint.settled_state(raw.to(constraint.u.dtype))
+    return raw, u.to(raw.dtype), v.to(raw.dtype)
+
+
+FORMATS: Mapping[str, Format] = {
+    each.name: each for each in (Plain(), HookedWeightNorm(), HookedSpectralNorm(), Parametrizations())
+}
