@@ -206,3 +206,18 @@ def refusals(modules: Sequence[nn.Module], site: Site) -> list[str]:
     """Why the chain cannot take ``site``: one reason a constraint that refuses."""
     reasons = (module.why_not(site) for module in modules if isinstance(module, Constraint))
     return [reason for reason in reasons if reason is not None]
+
+
+def overrides_op_rule(link: Link) -> bool:
+    """Whether the link's constraint has op rules at all."""
+    return isinstance(link.module, Constraint) and type(link.module).op_rule is not Constraint.op_rule
+
+
+def is_stochastic(link: Link) -> bool:
+    """Whether the link's constraint says that its value is random."""
+    return isinstance(link.module, Constraint) and link.module.stochastic
+
+
+def links_for(modules: Sequence[nn.Module]) -> tuple[Link, ...]:
+    """The links of a chain of constraints."""
+    return tuple(link_for(module) for module in modules)

@@ -192,7 +192,7 @@ class IteratedConstraint(Constraint):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, old in kept.items():
             new = self._buffers[name]
-            if new is not None and new.dtype != old.dtype and not new.is_meta:
+            if new is not None and new.dtype != old.dtype:
                 self._buffers[name] = old.to(device=new.device, dtype=state_dtype(new.dtype))
         return self
 

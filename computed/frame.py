@@ -6,12 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from computed.chain import Link, State, link_for, reached_by_gradients
+from computed.chain import Link, State, is_stochastic, overrides_op_rule, reached_by_gradients
 from computed.constraint import Constraint, IteratedConstraint, Role, state_dtype
 from computed.evaluation import own_roles
 from computed.held import Held
 from computed.lending import Lent
 from computed.living import living
+from computed.sharding import is_sharded
 from computed.tensorlike import TensorLike
 from computed.watching import Bits, Slot, own_storage, same_bits
 
@@ -75,6 +76,7 @@ class Frame(TensorLike, nn.Module):
     _written: Written | None
     _lent: Lent | None
     _registered: tuple[int, ...]
+    _awaits_data: bool
 
     def _set_up_frame(self, modules: Sequence[nn.Module], links: Sequence[Link], like: Tensor, *, name: str) -> None:
         """Make the empty frame: constraints, links and metadata; raws are registered by the caller."""
@@ -105,6 +107,7 @@ class Frame(TensorLike, nn.Module):
     def reset(self) -> None:
         """Forget holds and whatever was pending; the registered raws are the ones to watch."""
         self._forget_everything()
+        self.__dict__["_awaits_data"] = any(raw.is_meta for raw in self.raw_tensors())
         registered = tuple(id(raw.tensor) for raw in self.raw_slots())
         if registered != self.__dict__.get("_registered"):
             self.__dict__["_registered"] = registered
@@ -151,17 +154,36 @@ class Frame(TensorLike, nn.Module):
         )
 
     def may_hold(self, *, training: bool) -> bool:
-        """Whether its raws are the very Parameters that were registered here; those of others may be resized away.
-
-        A random value is never held in train mode: each read is a sample of its own.
-        """
+        """Whether a value may be held. A random one is not in train mode: each read is a sample of its own."""
         if not self.caching or (training and any(is_stochastic(link) for link in self.links)):
             return False
+        return self.owns_raws()
+
+    def owns_raws(self) -> bool:
+        """Whether its raws are the very Parameters that were registered here.
+
+        Those that a wrapper puts there for a while are its own: it resizes them away, and a snapshot would crash that.
+        """
         raws = [raw.tensor for raw in self.raw_slots()]
         return all(
             id(raw) == known and type(raw) is nn.Parameter and not raw.is_inference() and raw.device.type != "meta"
             for raw, known in zip(raws, self._registered, strict=True)
         )
+
+    def is_sharded(self) -> bool:
+        """Whether only a part of some raw is here."""
+        return any(is_sharded(raw) for raw in self.raw_tensors())
+
+    def take_over_data(self) -> None:
+        """Watch raws that were assigned where there had been none with data (``from_pretrained`` does that)."""
+        raws = self.raw_tensors()
+        if self._awaits_data and not any(raw.is_meta or is_sharded(raw) for raw in raws):
+            for raw in raws:
+                own_storage(raw)
+            for link in self.links:
+                if isinstance(link.module, IteratedConstraint):
+                    link.module.await_commit(link.module.state())
+            self.reset()
 
     def _draws(self) -> bool:
         """Whether each evaluation in train mode is a sample of its own."""
@@ -199,6 +221,7 @@ def after_load(parameter: nn.Module, incompatible: object) -> None:
     for link in parameter.links:
         if isinstance(link.module, IteratedConstraint):
             _state_follows(link.module, parameter.raw_tensors()[0])
+            link.module.await_commit(link.module.state())
     parameter.reset()
     if not parameter.training:
         parameter.settle()
@@ -209,19 +232,6 @@ def _state_follows(constraint: IteratedConstraint, raw: Tensor) -> None:
     dtype, device = state_dtype(raw.dtype), raw.device
     for name, buffer in constraint._buffers.items():
         if buffer is not None and (buffer.dtype != dtype or buffer.device != device):
-            constraint._buffers[name] = buffer.to(device=device, dtype=dtype)
-
-
-def overrides_op_rule(link: Link) -> bool:
-    """Whether the link's constraint has op rules at all."""
-    return isinstance(link.module, Constraint) and type(link.module).op_rule is not Constraint.op_rule
-
-
-def is_stochastic(link: Link) -> bool:
-    """Whether the link's constraint says that its value is random."""
-    return isinstance(link.module, Constraint) and link.module.stochastic
-
-
-def links_for(modules: Sequence[nn.Module]) -> tuple[Link, ...]:
-    """The links of a chain of constraints."""
-    return tuple(link_for(module) for module in modules)
+            has_data = not buffer.is_meta or raw.is_meta
+            like = buffer if has_data else torch.zeros(buffer.shape)
+            constraint._buffers[name] = like.to(device=device, dtype=dtype)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import computed.placement  # noqa: F401 - installs the hook that guards an author's own assignments
-from computed.chain import Link, bind_chain, refusals
+from computed.chain import Link, bind_chain, links_for, refusals
 from computed.constraint import Constraint, IteratedConstraint, Preimage
 from computed.errors import ConstraintRefusedError
 from computed.evaluation import evaluate, full_precision, invert
-from computed.frame import links_for
 from computed.parameter import ComputedParameter
 from computed.resolving import resolve
 from computed.site import Site, free_site

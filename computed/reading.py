@@ -65,6 +65,7 @@ class Reading(Writing):
                 return self.evaluated(training=self.training)
             held = self._holds[self.training]
             if held is None or not held.usable():
+                self.take_over_data()
                 self._commit_if_moved()
                 with_graph = self.training or torch.is_grad_enabled()
                 hold = try_hold((self,), training=self.training, with_graph=with_graph)
@@ -85,7 +86,7 @@ class Reading(Writing):
             return guarded
         value = value.detach()
         flag_as_parameter(value, self.raw_tensors())
-        self.__dict__["_lent"] = lend(self, value)
+        self.__dict__["_lent"] = lend(self, value) if self.owns_raws() else None
         return value
 
     def peek(self) -> Tensor:

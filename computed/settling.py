@@ -9,11 +9,12 @@ from torch import Tensor
 
 from computed.chain import State
 from computed.constraint import IteratedConstraint
+from computed.errors import ComputedParameterError
 from computed.evaluation import evaluate, full_precision, has_state
 from computed.frame import PendingState
 from computed.held import Held
 from computed.metadata import Metadata
-from computed.watching import bits_of
+from computed.watching import Bits, bits_of
 
 # One lock for all: an evaluation may read other computed parameters, and two locks could wait for each other.
 LOCK = threading.RLock()
@@ -30,6 +31,11 @@ class Settling(Metadata):
         return self._evaluate(training=training)[0]
 
     def _evaluate(self, *, training: bool) -> tuple[Tensor, list[State]]:
+        if self.is_sharded():
+            raise ComputedParameterError(
+                f"{self.called()}: its raws are sharded, and the value needs all of them; call unshard() of the FSDP "
+                f"module that owns it before, and reshard() afterwards, on every rank"
+            )
         with full_precision(self.device):
             return evaluate(self.links, self.raw_tensors(), self.dtype, training=training)
 
@@ -37,9 +43,13 @@ class Settling(Metadata):
         if not any(states):
             return
         if self.training:
-            self.__dict__["_pending_state"] = PendingState(states, held or bits_of(self.raw_tensors()))
+            self.__dict__["_pending_state"] = PendingState(states, held or self._bits())
         else:
             self._keep_settled(states)
+
+    def _bits(self) -> Bits | None:
+        """The bits of the raws, where these may be watched."""
+        return bits_of(self.raw_tensors()) if self.owns_raws() else None
 
     def _keep_settled(self, states: list[State]) -> None:
         for link, state in zip(self.links, states, strict=True):
@@ -74,6 +84,8 @@ class Settling(Metadata):
         """Bring iterated state to convergence for eval, where there is any."""
         if not has_state(self.links) or self.device.type == "meta" or torch.compiler.is_compiling():
             return
+        if self.is_sharded():
+            return  # the next forward has the whole raws, and settles
         with LOCK, torch.no_grad():
             held = self._holds[False]
             if held is None or not held.usable():

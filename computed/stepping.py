@@ -42,8 +42,12 @@ def held_by(optimizer: Optimizer) -> list["weakref.ref[ComputedParameter]"]:
 
 
 def _tensors(parameter: ComputedParameter) -> list[Tensor]:
-    """Its raws, and the parameters of its constraints; `parameters()` would project what waits to be."""
-    return [*parameter.raw_tensors(), *parameter.constraints.parameters()]
+    """Its raws, and the parameters of its constraints; `parameters()` would project what waits to be.
+
+    Wrappers may have taken raws away: FullyShardedDataParallel does, without ``use_orig_params=True``.
+    """
+    raws = [slot.owner[slot.key] for _, _, slot, _ in parameter.raw_slots() if slot.key in slot.owner]
+    return [*raws, *parameter.constraints.parameters()]
 
 
 register_optimizer_step_pre_hook(before_step)

@@ -24,6 +24,9 @@ from computed.torch_private import tree_map
 
 CONTAINERS = (list, tuple, dict)
 PLAIN = frozenset((Tensor, nn.Parameter, type(None), int, float, bool, str, torch.dtype, torch.Size))
+# oneDNN's recurrent kernels take their weights by pointers for writing, so that a copy-on-write storage is copied, at
+# each call, and by several threads at once, which crashes
+TAKING_THE_MEMORY = frozenset((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu))
 
 
 class TensorLike:
@@ -73,7 +76,7 @@ class TensorLike:
                         return result
                 values.append(argument.value())
             else:
-                values.append(resolved(argument))
+                values.append(resolved(argument) if func not in TAKING_THE_MEMORY else copied(argument))
         return func(*values)
 
     ruled: bool = False
@@ -140,6 +143,13 @@ def resolved(argument: Any) -> Any:
     if isinstance(argument, CONTAINERS) and not is_plain_sequence(argument):
         return tree_map(_leaf_resolved, argument)
     return argument
+
+
+def copied(argument: Any) -> Any:
+    """`resolved`, with values in memory of their own where no gradient is taken."""
+    if torch.is_grad_enabled() or not isinstance(argument, CONTAINERS):
+        return resolved(argument)
+    return tree_map(lambda leaf: leaf.value().clone() if isinstance(leaf, TensorLike) else leaf, argument)
 
 
 def is_plain_sequence(argument: Any) -> bool:

@@ -131,7 +131,7 @@ class Writing(Settling):
                 if isinstance(link.module, IteratedConstraint):
                     link.module.commit(preimage.state)
                     link.module.settle(preimage.state)
-        self.reset()
+        self._forget_everything()  # not reset(): raws that a wrapper has put here for a while are not ours
 
     @property
     def data(self) -> Tensor:
@@ -144,7 +144,7 @@ class Writing(Settling):
         if new.shape != self.shape:
             raise ValueError(
                 f"{self.called()}: cannot set data of shape {tuple(new.shape)}; "
-                f"the shape of a constrained weight is fixed"
+                f"the shape of a constrained weight is fixed; surgery.undo(model) or surgery.bake(model) first"
             )
         self.absorb()
         self.write_later(new.detach().to(device=self.device, dtype=self.dtype), initial=False)

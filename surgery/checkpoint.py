@@ -22,7 +22,7 @@ def state_dict(model: nn.Module, format: str = "own") -> "OrderedDict[str, Any]"
 
     * ``"plain"``: the values that eval uses. Loads with ``strict=True`` into the model as it was before any constraint;
     * ``"weight_norm"``: ``weight_g`` and ``weight_v``, as the hook `torch.nn.utils.weight_norm` writes them;
-    * ``"spectral_norm"``: ``weight_orig``, ``weight_u`` and ``weight_v``, as the hook `torch.nn.utils.spectral_norm` does;
+    * ``"spectral_norm"``: ``weight_orig``, ``weight_u``, ``weight_v``, as the hook `torch.nn.utils.spectral_norm` does;
     * ``"parametrizations"``: as `torch.nn.utils.parametrizations` writes either.
 
     Tensors are detached and share their memory with the raws; tied names share one tensor, as they do in a plain state

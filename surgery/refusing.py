@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 
+from computed.sharding import is_sharded
 from computed.torch_private import address_of
 from surgery.finding import Found
-from surgery.wrapping import is_dtensor
 
 CALLS_ITS_CHILDREN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -79,7 +79,7 @@ def _has_memory(found: Found) -> bool:
     subject = found.subject
     assert isinstance(subject, Tensor)
     known = found.site.shape is not None and not subject.is_meta
-    return known and subject.layout is torch.strided and subject.numel() > 0 and not is_dtensor(subject)
+    return known and subject.layout is torch.strided and subject.numel() > 0 and not is_sharded(subject)
 
 
 def _span(tensor: Tensor) -> tuple[str, int, int]:

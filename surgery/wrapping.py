@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from computed.sharding import is_sharded
 from surgery.finding import Found, hosts, type_names
 
 
@@ -27,7 +28,7 @@ def wrapping(model: nn.Module) -> Wrapping:
 
 def sharding_refusals(found: Found, wrapped: Wrapping) -> list[str]:
     """Why a sharded parameter cannot be computed."""
-    if is_dtensor(found.subject):
+    if is_sharded(found.subject):
         return ["is sharded (a DTensor), and its projection needs the full value; constrain before fully_shard(model)"]
     if wrapped.sharded:
         return ["belongs to a model wrapped by FullyShardedDataParallel; constrain first, then wrap"]
@@ -46,7 +47,7 @@ def reduction_refusals(wrapped: Wrapping) -> list[str]:
 
 def freezing_refusals(found: Found, wrapped: Wrapping) -> list[str]:
     """Why a parameter cannot be frozen."""
-    if is_dtensor(found.subject) or wrapped.sharded:
+    if is_sharded(found.subject) or wrapped.sharded:
         return ["is sharded, by a wrapper that has noted which parameters train; freeze first, then wrap"]
     if wrapped.reduced:
         return [
@@ -54,9 +55,3 @@ def freezing_refusals(found: Found, wrapped: Wrapping) -> list[str]:
             "that trained when it was built; freeze first, then wrap"
         ]
     return []
-
-
-def is_dtensor(subject: object) -> bool:
-    """Whether ``subject`` is sharded by `torch.distributed.tensor`."""
-    # by name: importing torch.distributed.tensor costs half a second, and only who has imported it has one
-    return isinstance(subject, Tensor) and "DTensor" in [cls.__name__ for cls in type(subject.data).__mro__]

@@ -29,7 +29,7 @@ def next_above(bound: float, dtype: torch.dtype) -> float:
     smallest = 2.0**-24 if dtype is torch.float16 else float(torch.finfo(dtype).tiny)
     if -smallest < bound < smallest:
         return smallest if bound >= 0 else 0.0
-    number = torch.tensor(bound, dtype=dtype)
+    number = torch.tensor(bound, dtype=dtype, device="cpu")  # whatever the default device is
     if float(number) <= bound:
         number = torch.nextafter(number, torch.full_like(number, math.inf))
     return float(number)
