@@ -98,9 +98,13 @@ class ComputedParameter(Reading):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "ComputedParameter":
         self.absorb()
+        was_meta = self.is_meta
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.__dict__["_dtype"] = fn(torch.empty(0, dtype=self._dtype, device=self.device)).dtype
         self.reset()
+        if was_meta and self.links[0].roles and not self.is_meta and not self.is_sharded():
+            # to_empty: whatever is in the memory, the first write counts, also one of the very bits that are there
+            self.write_later(torch.empty(self.shape, dtype=self.dtype, device=self.device))
         return self
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
