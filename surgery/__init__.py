@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from surgery.listing import computed_parameters as computed_parameters
     from surgery.planned import Plan as Plan
     from surgery.planned import plan as plan
+    from surgery.saving import load_checkpoint as load_checkpoint
+    from surgery.saving import save_checkpoint as save_checkpoint
     from surgery.undoing import Undo as Undo
     from surgery.undoing import undo as undo
 
@@ -38,7 +40,9 @@ _PLACES = {
     "computed_parameters": "surgery.listing",
     "constrain": "surgery.constraining",
     "constrained": "surgery.constraining",
+    "load_checkpoint": "surgery.saving",
     "plan": "surgery.planned",
+    "save_checkpoint": "surgery.saving",
     "state_dict": "surgery.checkpoint",
     "undo": "surgery.undoing",
 }
@@ -57,7 +61,9 @@ __all__ = [
     "computed_parameters",
     "constrain",
     "constrained",
+    "load_checkpoint",
     "plan",
+    "save_checkpoint",
     "state_dict",
     "undo",
 ]

@@ -102,7 +102,8 @@ def load_checkpoint(model: Module, path: str | os.PathLike[str]) -> Module:
     try:
         own = model.state_dict()
         _check_fit(own, tensors, contents, Path(path))
-        model.load_state_dict({**own, **tensors}, strict=True)
+        on_meta = any(tensor.is_meta for tensor in own.values())
+        model.load_state_dict({**own, **tensors}, strict=True, assign=on_meta)
     except BaseException:
         record.restore()
         raise
