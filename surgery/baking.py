@@ -14,6 +14,7 @@ from surgery.listing import found_computed
 from surgery.optimizers import Exchange, Following, Optimizers, listed, standing
 from surgery.staleness import replacements
 from surgery.storing import numbers, stays_trained
+from surgery.wrapping import warn_of_reduction
 
 logger = logging.getLogger("surgery")
 
@@ -48,6 +49,7 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None, *, optim
     # evaluated before anything is changed: an error leaves the model as it was
     values = [(one, one.computed.baked_value()) for one in chosen if one.computed is not None]
     before = sum(numbers(one.subject)[0] for one in chosen)
+    warn_of_reduction(model, [one.computed for one in chosen if one.computed is not None], "baked")
     exchanges = [_bake(one, value) for one, value in values]
     replacements.note(exchanges)
     for following in map(Following, optimizers):

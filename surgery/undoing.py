@@ -7,6 +7,7 @@ from torch import nn
 from surgery.errors import UndoError
 from surgery.history import drop, latest
 from surgery.restoring import Record
+from surgery.wrapping import undo_refusals, warn_of_reduction
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,14 @@ def undo(model: nn.Module) -> nn.Module:
             f"{disturbed} no longer holds what the last apply left there (it was baked or replaced since), so that "
             f"apply cannot be taken back; load the weights you want to have back"
         )
+    taken = [parameter for _, parameter in record.made]
+    sharded = undo_refusals(taken)
+    if sharded:
+        raise UndoError(
+            f"{sharded[0]}: is sharded, and what stood there before is whole, so that its gradients would not be "
+            f"reduced; undo before fully_shard(model)"
+        )
+    warn_of_reduction(model, taken, "undone")
     record.restore()
     drop(owner, record)
     return model

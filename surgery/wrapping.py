@@ -1,10 +1,13 @@
 """Wrappers for distributed training, and why a model that is wrapped already cannot be changed."""
 
+import warnings
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from computed.parameter import ComputedParameter
 from computed.sharding import is_sharded
 from surgery.finding import Found, hosts, type_names
 
@@ -55,3 +58,19 @@ def freezing_refusals(found: Found, wrapped: Wrapping) -> list[str]:
             "that trained when it was built; freeze first, then wrap"
         ]
     return []
+
+
+def warn_of_reduction(model: nn.Module, taken: Iterable[ComputedParameter], what: str) -> None:
+    """Warn where computed parameters are taken out of a model whose wrapper has noted what it reduces."""
+    if wrapping(model).reduced and any(len(one.raw_slots()) != 1 or len(list(one.buffers())) for one in taken):
+        warnings.warn(
+            f"{what} inside DistributedDataParallel: it reduces and broadcasts what it found when it was made, and not "
+            f"the Parameters that stand there now; to train on, wrap model.module anew",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def undo_refusals(taken: Iterable[ComputedParameter]) -> list[str]:
+    """Why computed parameters cannot be taken out again: their raws are sharded, and what was there is whole."""
+    return [one.called() for one in taken if one.is_sharded()]
