@@ -1,5 +1,6 @@
 """Checking that every computed parameter is where its constraint says: exact measures, and never an error."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -110,6 +111,8 @@ def _measured(name: str, spec: str, parameter: ComputedParameter) -> Row:
         return Row(name, spec, None, None, "on meta")
     with torch.no_grad():
         value = parameter.baked_value()
+        if not bool(value.isfinite().all()):
+            return Row(name, spec, math.inf, float(last.tolerance(value.dtype)), "not finite")
         # in the dtype that stores the value, a bound would be rounded as the value is
         raws = [in_double(raw) for raw in last_arguments(parameter.links, parameter.raw_tensors(), training=False)]
         violation = float(last.violation(in_double(value), raws))

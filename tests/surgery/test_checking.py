@@ -235,3 +235,16 @@ def test_a_check_in_training_leaves_no_trace():
 def test_lists_and_buffers_are_checked():
     model = surgery.apply_constraints(Listed(), {"weights.*": "orthogonal", "shift": "positive"})
     assert [row.name for row in surgery.check(model)] == ["shift", "weights.0", "weights.1", "weights.2"]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("spec", ["lora(2)", "weight_norm", "symmetric", "spectral", "interval(-1, 1)"])
+def test_what_is_not_finite_is_inside_nothing(spec: str, number: float):
+    """Also where any tensor is admissible: memory that nobody has initialised looks like that."""
+    model = surgery.apply_constraints(nn.Linear(3, 3), {"weight": spec})
+    with torch.no_grad():
+        next(iter(model.weight.raws.values()))[0, 0] = number
+    (row,) = surgery.check(model)
+    if not model.weight.peek().isfinite().all():
+        assert not row.ok
+        assert row.verdict == "not finite"
