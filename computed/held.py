@@ -45,7 +45,9 @@ class Held:
 
     def usable(self) -> bool:
         """Whether the value is still true and untouched, with a graph where one is wanted."""
-        if address_of(self.plain) != self.address or not self.sources.unchanged():
+        if address_of(self.plain) != self.address:
+            return False
+        if not self.sources.unchanged() and not self._watched_anew():
             return False
         return not grad_enabled() or self.in_graph() is not None
 
@@ -86,6 +88,14 @@ class Held:
     def moved(self) -> bool:
         """Whether the bits of some raw differ from those that the value was computed from."""
         return self.sources.moved()
+
+    def _watched_anew(self) -> bool:
+        try:
+            same = self.sources.watch_anew()
+        except UnwatchableError:
+            return False
+        self.watched = self.sources.watched
+        return same and self.sources.unchanged()
 
     def _watch(self) -> None:
         self.snapshot = snapshot(self.plain)

@@ -38,6 +38,33 @@ class Sources:
             owner.get(key) is tensor and address_of(tensor) == address for owner, key, tensor, address in self.watched
         )
 
+    def watch_anew(self) -> bool:
+        """Watch buffers anew that were written with the bits that they had; whether that was all that had changed.
+
+        DistributedDataParallel does that to all buffers before each forward. Raws stay as they are: their snapshots are
+        the leaves of the graph.
+        """
+        moved = [
+            index
+            for index, (owner, key, tensor, address) in enumerate(self.watched)
+            if owner.get(key) is not tensor or address_of(tensor) != address
+        ]
+        if not moved or moved[0] < len(self.raws):
+            return False
+        if not all(
+            owner.get(key) is tensor and same_bits(tensor, self.snapshots[index])
+            for index, (owner, key, tensor, _) in enumerate(self.watched)
+            if index in moved
+        ):
+            return False
+        snapshots, watched = list(self.snapshots), list(self.watched)
+        for index in moved:
+            owner, key, tensor, _ = watched[index]
+            snapshots[index] = snapshot(tensor)
+            watched[index] = (owner, key, tensor, address_of(tensor))
+        self.snapshots, self.watched = tuple(snapshots), tuple(watched)
+        return True
+
     def settings_unchanged(self) -> bool:
         """Whether all settings are what they were."""
         if self.epoch != EPOCH[0]:

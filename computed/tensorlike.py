@@ -146,8 +146,8 @@ def resolved(argument: Any) -> Any:
 
 
 def copied(argument: Any) -> Any:
-    """`resolved`, with values in memory of their own where no gradient is taken."""
-    if torch.is_grad_enabled() or not isinstance(argument, CONTAINERS):
+    """`resolved`, with values in memory of their own; gradients go through the copy."""
+    if not isinstance(argument, CONTAINERS):
         return resolved(argument)
     return tree_map(lambda leaf: leaf.value().clone() if isinstance(leaf, TensorLike) else leaf, argument)
 

@@ -493,3 +493,52 @@ def test_a_value_has_the_strides_of_its_raw(training: bool, enabled: bool) -> No
     computed.caching(host, enabled)
     assert weight.value().stride() == raw.stride() == (36, 1, 12, 2)
     assert torch.empty_like(weight.value()).stride() == torch.empty_like(raw).stride()
+
+
+class Offset(Counting):
+    """``tanh(raw) + offset``, with the offset in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.ones(()))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return super().forward(raw) + self.offset
+
+
+@pytest.mark.parametrize("gradients", [True, False], ids=["grad", "no_grad"])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_buffer_that_is_written_with_its_own_bits_ends_no_hold(training: bool, gradients: bool) -> None:
+    """DistributedDataParallel sends all buffers before each forward; other bits, or another buffer, do end it."""
+    layer = surgery.constrain(nn.Linear(4, 4), weight=Offset()).train(training)
+    constraint, raw = layer.weight.constraints[0], layer.weight.raws["raw"]
+    with torch.set_grad_enabled(gradients):
+        layer.weight.value()
+        constraint.evaluations.clear()
+        for _ in range(3):
+            with torch.no_grad():
+                constraint.offset.copy_(constraint.offset.clone())
+            assert torch.equal(layer.weight, raw.tanh() + 1)
+        assert constraint.evaluations == []
+        with torch.no_grad():
+            constraint.offset.add_(1)
+        assert torch.equal(layer.weight, raw.tanh() + 2)
+        constraint.offset = torch.full((), 2.0)
+        assert torch.equal(layer.weight, raw.tanh() + 2)
+        with torch.no_grad():
+            constraint.offset.copy_(constraint.offset.clone())
+            raw.zero_()
+        assert torch.equal(layer.weight, torch.full((4, 4), 2.0))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_second_derivatives_after_a_buffer_was_watched_anew(spec: str) -> None:
+    """The graph of the value is the one that it had."""
+    model, twin = pair(spec)
+    model(torch.ones(2, 6))
+    for each in (model, twin):
+        with torch.no_grad():
+            for buffer in each.buffers():
+                buffer.copy_(buffer.clone())
+        second_order(each, torch.linspace(-1, 1, 12).view(2, 6))
+    assert_same_gradients(model, twin)
