@@ -33,8 +33,8 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], only: str = 
     Args:
         model: any module whose computed parameters have specs that a text can name.
         path: where to.
-        only: "all", or "trained": what is trained, the state of its constraints, and all buffers. Frozen weights and
-            the fixed base of adapters stay out, and a fingerprint of each goes in.
+        only: "all", or "trained": what is trained, the raws and the state of constraints, and all buffers. Frozen plain
+            weights and the fixed base of adapters stay out, and a fingerprint of each goes in.
 
     Errors: SurgeryError for constraints made of functions or foreign modules, tensors without data, and sharded ones,
     all by name.
@@ -57,7 +57,7 @@ def save_checkpoint(model: nn.Module, path: str | os.PathLike[str], only: str = 
     if problems:
         raise SurgeryError("\n".join((f"save_checkpoint: cannot write {path}:", *problems)))
     frozen = [name for name, one in model.named_parameters(remove_duplicate=False) if not one.requires_grad]
-    left_out = set(frozen) if only == "trained" else set()
+    left_out = set(frozen) - _projected(found) if only == "trained" else set()
     unique, aliases = _without_ties({key: one for key, one in tensors.items() if key not in left_out})
     rules = {one.site.name: one.computed.spec for one in found if one.computed is not None}
     base = {_original(key, found): fingerprint(tensors[key]) for key in tensors if key in left_out}
@@ -123,6 +123,18 @@ def _unnamed(found: tuple[Found, ...]) -> list[str]:
                 f"module, or one without a raw); save model.state_dict(), and apply the rules before loading it"
             )
     return problems
+
+
+def _projected(found: tuple[Found, ...]) -> set[str]:
+    """The raws that a projection has made, frozen ones too: a plain model does not have them."""
+    return {
+        f"{name}.{raw.name}"
+        for one in found
+        if one.computed is not None
+        for name in one.site.names
+        for raw in one.computed.raw_slots()
+        if raw.role.trained
+    }
 
 
 def _reads_back(parameter: ComputedParameter) -> bool:

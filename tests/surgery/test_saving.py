@@ -77,7 +77,8 @@ def test_a_file_of_what_is_trained_is_small_and_needs_its_base(tmp_path: Path) -
         "0.weight.A", "0.weight.B", "2.weight.constraints.1.A", "2.weight.constraints.1.B",
     ]  # fmt: skip
     assert {"0.bias", "1.bias", "1.running_mean"} <= set(kept)
-    assert not {"0.weight.base", "2.weight.raw", "1.weight"} & set(kept)
+    assert "2.weight.raw" in kept  # frozen, and made by a projection
+    assert not {"0.weight.base", "1.weight"} & set(kept)
     loaded = surgery.load_checkpoint(copy.deepcopy(base), file)
     same(loaded, model)
     other = copy.deepcopy(base)
@@ -88,6 +89,17 @@ def test_a_file_of_what_is_trained_is_small_and_needs_its_base(tmp_path: Path) -
     with pytest.raises(surgery.SurgeryError, match=r"made on another base: 1\.weight differs"):
         surgery.load_checkpoint(other, file)
     assert differences(before, picture(other)) == []
+
+
+@pytest.mark.parametrize("spec", ["orthogonal", "interval(-0.1, 0.1)", "spectral", "symmetric | weight_norm"])
+def test_frozen_raws_are_in_the_file(spec: str, tmp_path: Path) -> None:
+    """A plain model has not what a projection has made of its weight."""
+    plain = net()
+    model = surgery.apply_constraints(copy.deepcopy(plain), {"2.weight": spec})
+    model.requires_grad_(False)
+    model[0].requires_grad_(True)
+    surgery.save_checkpoint(model, tmp_path / "file", only="trained")
+    same(surgery.load_checkpoint(plain, tmp_path / "file"), model)
 
 
 @pytest.mark.parametrize(
