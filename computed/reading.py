@@ -36,7 +36,6 @@ class Reading(Writing):
         held = self._holds[self.training]
         if (
             held is not None
-            and self._written is None
             and (held.epoch == EPOCH[0] or held.settings_unchanged())
             and address_of(held.plain) == held.address
         ):

@@ -56,6 +56,9 @@ _functorch_level = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _jit_tracing = torch._C._is_tracing
 _fx_tracing = _symbolic_trace.is_fx_symbolic_tracing
+# newer releases have no flag and answer by thread; where there is one, it is looked at without a call
+_fx_module = vars(_symbolic_trace)
+FX_FLAG = "_is_fx_tracing_flag"
 
 
 def inside_transform() -> bool:
@@ -64,7 +67,7 @@ def inside_transform() -> bool:
         _dispatch_modes() != 0
         or _functorch_level() is not None
         or forward_ad._current_level >= 0
-        or _fx_tracing()
+        or (_fx_module[FX_FLAG] if FX_FLAG in _fx_module else _fx_tracing())
         or _jit_tracing()
     )
 

@@ -40,7 +40,7 @@ class Writing(Settling):
             value = self.value()
             if self._holds[self.training] is None:
                 value = value.detach().clone()
-                self.__dict__["_written"] = Written(value, value.clone())
+                self._await(Written(value, value.clone()))
         return value
 
     def absorb(self) -> None:
@@ -104,7 +104,12 @@ class Writing(Settling):
             with contextlib.suppress(UnwatchableError):
                 raws = tuple((raw, snapshot(raw)) for raw in self.raw_tensors())
                 written = Written(value, None, initial, snapshot(value), raws)
+        self._await(written)
+
+    def _await(self, written: Written) -> None:
+        """Keep what was written until the next access; nothing is held beside it, so that a read needs not ask."""
         self.__dict__["_written"] = written
+        self.__dict__["_holds"] = [None, None]
 
     def _take_raws(self) -> None:
         """The raws were written and stay as they are; iterated state is what their right inverse gives."""
