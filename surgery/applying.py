@@ -63,7 +63,7 @@ def _change(row: PlannedSite, record: Record) -> list[Exchange]:
         rebuild_flat_weights(slot.host)
     set_mode(made, training=row.found.slots[0].host.training)
     stays = old if row.copies else {}  # with another part of a tie that is split
-    return [Exchange(row.name, old, stays | standing(row.name, made))]
+    return [Exchange(row.name, old, stays | standing(row.name, made), split=row.copies)]
 
 
 def _assembled(row: PlannedSite) -> ComputedParameter:

@@ -20,12 +20,14 @@ class Exchange:
     """What a change does to the Parameters of one site.
 
     ``old`` stood there before and ``new`` stand there now, by their names; a Parameter that is in both stays where it
-    is. Only what is trained is put in a place that is new to it.
+    is. Only what is trained is put in a place that is new to it. ``split`` says that the old one goes on as a parameter
+    of another site, to which this one was tied.
     """
 
     name: str
     old: Mapping[str, nn.Parameter]
     new: Mapping[str, nn.Parameter]
+    split: bool = False
 
     def leaving(self) -> list[nn.Parameter]:
         """The Parameters that no longer stand there."""
@@ -43,7 +45,7 @@ class Exchange:
 
     def reversed(self) -> "Exchange":
         """The exchange that takes this one back."""
-        return Exchange(self.name, self.new, self.old)
+        return Exchange(self.name, self.new, self.old, self.split)
 
 
 def standing(name: str, subject: Tensor | ComputedParameter) -> dict[str, nn.Parameter]:

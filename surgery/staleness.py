@@ -53,6 +53,8 @@ class Replacement:
 
 def replacement_of(exchange: Exchange) -> Replacement | None:
     """What no optimizer must hold alone after ``exchange``, and what it should hold; None where all is as it was."""
+    if exchange.split:
+        return None
     new, old = exchange.coming(), list(exchange.old.values())
     if not new:
         new, old = dict(exchange.new), exchange.leaving()

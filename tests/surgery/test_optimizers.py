@@ -330,3 +330,13 @@ def test_nothing_to_bake_leaves_optimizers() -> None:
     before = described(optimizer)
     surgery.bake(model, optimizer=optimizer)
     assert described(optimizer) == before
+
+
+def test_a_tied_tensor_that_goes_on_elsewhere_may_be_trained_alone() -> None:
+    """A split leaves it to another site, where it is nobody's replaced Parameter."""
+    model = nn.ModuleDict({"embedding": nn.Embedding(4, 4), "head": nn.Linear(4, 4, bias=False)})
+    model["head"].weight = model["embedding"].weight
+    surgery.apply_constraints(model, {"head.weight": "lora(2)"}, tie="split")
+    optimizer = torch.optim.SGD(model["embedding"].parameters(), 0.1)
+    model["head"](model["embedding"](torch.arange(4))).square().sum().backward()
+    optimizer.step()
