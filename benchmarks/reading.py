@@ -97,7 +97,7 @@ def measure_others(rounds: int = ROUNDS, calls: int = CALLS) -> list[tuple[str, 
         calls_of = {which: (lambda layer=layer, inputs=inputs: layer(inputs)) for which, layer in compared.items()}
         with torch.no_grad():
             samples = interleaved(calls_of, rounds=rounds, calls=calls)
-        added = [f"+{1e6 * samples.excess(which, 'plain'):.2f}" for which in ("ours", "identity")]
+        added = [f"{1e6 * samples.excess(which, 'plain'):+.2f}" for which in ("ours", "identity")]
         rows.append((name, f"{1e6 * samples.median('plain'):.2f}", *added))
     return rows
 
@@ -114,7 +114,7 @@ def main(rounds: int = ROUNDS, calls: int = CALLS) -> None:
             measured = measure(size, bias=bias, training=training, rounds=rounds, calls=calls)
         what = "weight, bias" if bias else "weight"
         name = f"{size}x{size} {what}, {'grad' if grad else 'no_grad'}, {'train' if training else 'eval'}"
-        added = [f"+{1e6 * measured[column]:.2f}" for column in ("symmetric", "spectral", "identity", "cached")]
+        added = [f"{1e6 * measured[column]:+.2f}" for column in ("symmetric", "spectral", "identity", "cached")]
         rows.append((name, f"{1e6 * measured['plain']:.2f}", *added))
         if not bias:
             ours += [1e6 * measured[name] for name in SPECS]
