@@ -105,7 +105,7 @@ class GuardedModules(dict[str, Any]):
         for name, module in dict(*others, **named).items():
             self[name] = module
 
-    def __ior__(self, other: Any) -> "GuardedModules":  # type: ignore[misc, override]
+    def __ior__(self, other: Any) -> "GuardedModules":  # type: ignore[misc, override] # typeshed knows plain dicts alone here
         self.update(other)
         return self
 

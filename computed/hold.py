@@ -92,7 +92,7 @@ class Hold:
         if not any(value.requires_grad for value in self.inner):
             return plain
         with torch.inference_mode(mode=False), torch.enable_grad():
-            outer: Sequence[Tensor] = HeldValues.apply(self, plain, *self.raws)  # type: ignore[no-untyped-call]
+            outer: Sequence[Tensor] = HeldValues.apply(self, plain, *self.raws)  # type: ignore[no-untyped-call] # torch's
             return outer
 
     def _by_member(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Member, Sequence[Tensor]]]:

@@ -16,7 +16,7 @@ from torch.utils import _python_dispatch, _pytree
 
 # The address of the first element, read without materialising a copy-on-write storage as `data_ptr()` does. A public
 # method; bound once, since a read of a held value calls it several times.
-address_of: Callable[[Tensor], int] = Tensor.const_data_ptr  # type: ignore[attr-defined]
+address_of: Callable[[Tensor], int] = Tensor.const_data_ptr  # type: ignore[attr-defined] # in no stub
 
 
 def _probe() -> bool:

@@ -107,7 +107,7 @@ def living_optimizers() -> list[Optimizer]:
 replacements = Replacements()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch's has no annotations
 def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuse a step that would train what has been replaced."""
     stale = replacements.stale(optimizer)

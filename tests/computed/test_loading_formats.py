@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +13,7 @@ from torch.nn.utils import spectral_norm as hooked_spectral_norm
 from torch.nn.utils import weight_norm as hooked_weight_norm
 
 import surgery
+from tests.quiet import quiet
 
 HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(4, 3), (2, 4)),
@@ -24,24 +24,13 @@ HOSTS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def hooked(norm: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], nn.Module]:
-    """The norm without the warning that newer ones replace it."""
-
-    def apply(module: nn.Module) -> nn.Module:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return norm(module)
-
-    return apply
-
-
 def pruned(module: nn.Module) -> nn.Module:
     return prune.l1_unstructured(module, "weight", amount=0.5)
 
 
 NORMS: dict[str, tuple[Callable[[nn.Module], nn.Module], str | None]] = {
-    "hooked weight norm": (hooked(hooked_weight_norm), "weight_norm"),
-    "hooked spectral norm": (hooked(hooked_spectral_norm), "spectral"),
+    "hooked weight norm": (quiet(hooked_weight_norm), "weight_norm"),
+    "hooked spectral norm": (quiet(hooked_spectral_norm), "spectral"),
     "weight norm": (parametrizations.weight_norm, "weight_norm"),
     "spectral norm": (parametrizations.spectral_norm, "spectral"),
     "mask": (pruned, None),

@@ -21,12 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import multiprocessing
+from torch import Tensor, multiprocessing
 from torch.distributed import destroy_process_group, init_process_group
 
 SECONDS = 60  # for one call
 GRACE = 5  # how long the others may go on after one has failed: a collective without it never ends
 SEED = 0
+
+
+State = dict[str, Tensor]
+
+
+def assert_same(found: State, expected: State, tolerance: float) -> None:
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance, msg=lambda text, name=name: name + text)
 
 
 class RankError(AssertionError):
@@ -123,7 +132,7 @@ def _answer(task: bytes, rank: int, log: Any) -> tuple[bool, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             return True, pickle.dumps(function(rank, *args))
-    except Exception:
+    except Exception:  # whatever it is, the test that asked gets the traceback
         return False, traceback.format_exc()
     finally:
         faulthandler.cancel_dump_traceback_later()

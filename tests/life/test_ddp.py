@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import computed
 import surgery
 from tests.computed.identity import Counting
-from tests.life.distributed import RankError, Ranks
+from tests.life.distributed import RankError, Ranks, State, assert_same
 
 WORLD = 2
 RULES = {
@@ -30,7 +30,6 @@ OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
     "AdamW": lambda model: torch.optim.AdamW(trained(model), 0.01),
 }
 Batch = tuple[Tensor, Tensor]
-State = dict[str, Tensor]
 
 
 class Net(nn.Module):
@@ -129,19 +128,6 @@ def train_wrapped(rank: int, run: str, optimizer: str, size: str, options: dict[
     train(wrapped, run, optimizer, [share(batch, rank) for batch in batches(width, steps)])
     with_gradients = all(parameter.grad is not None for parameter in trained(model))
     return model.state_dict(), surgery.check(wrapped).ok, with_gradients
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    started = Ranks(WORLD, tmp_path_factory.mktemp("ranks"))
-    yield started
-    started.close()
-
-
-def assert_same(found: State, expected: State, tolerance: float) -> None:
-    assert list(found) == list(expected)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance, msg=lambda text, name=name: name + text)
 
 
 def assert_equal_on_all(states: list[State]) -> None:

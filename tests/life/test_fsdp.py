@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ from torch.nn.functional import mse_loss
 
 import computed
 import surgery
-from tests.life.distributed import Ranks
+from tests.life.distributed import Ranks, State, assert_same
 
 WORLD = 2
 SPECS = (
@@ -38,7 +38,6 @@ WITHOUT_GRADIENTS = SPECS  # what a forward under no_grad may have
 REFUSED = SPECS  # what refuses to be read while it is sharded
 SIZES = {"small": (6, 3), "full": (64, 10)}  # the width, and the steps of a training
 PATTERN = "blocks.*.inner.weight"
-State = dict[str, Tensor]
 
 
 class Block(nn.Module):
@@ -161,19 +160,6 @@ def said(function: Callable[[], object]) -> str:
         return f"no error: {function()!r}"
     except (RuntimeError, KeyError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    started = Ranks(WORLD, tmp_path_factory.mktemp("ranks"))
-    yield started
-    started.close()
-
-
-def assert_same(found: State, expected: State, tolerance: float) -> None:
-    assert list(found) == list(expected)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=0, atol=tolerance, msg=lambda text, name=name: name + text)
 
 
 def train_sharded(rank: int, spec: str, sharding: str, size: str, parts: int) -> State:

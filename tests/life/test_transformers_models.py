@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import surgery
@@ -293,9 +294,8 @@ def test_resizing_a_constrained_embedding_is_refused_before_anything_changes(nam
 
 def saved(model: nn.Module, folder: Path, **options: Any) -> set[str]:
     """Save as the library does; the keys of the file."""
-    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors comes with the project")
     model.save_pretrained(folder, **options)
-    return set(safetensors.load_file(folder / "model.safetensors"))
+    return set(load_file(folder / "model.safetensors"))
 
 
 def loaded(cls: type[nn.Module], folder: Path) -> tuple[nn.Module, set[str], set[str]]:

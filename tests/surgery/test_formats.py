@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +13,7 @@ from torch.nn.utils import spectral_norm as hooked_spectral_norm
 from torch.nn.utils import weight_norm as hooked_weight_norm
 
 import surgery
+from tests.quiet import quiet
 
 
 class Vocoder(nn.Module):
@@ -46,17 +46,6 @@ class Residual(nn.Module):
         for conv in self.convs1:
             x = x + self.scale * conv(self.norm(x))
         return x
-
-
-def quiet(norm: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], nn.Module]:
-    """A hook of torch without its warning that there is a newer one."""
-
-    def apply(module: nn.Module) -> nn.Module:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return norm(module)
-
-    return apply
 
 
 FORMATS: dict[str, tuple[str, str, Callable[[nn.Module], nn.Module]]] = {

@@ -300,9 +300,9 @@ def test_what_cannot_follow_is_refused_before_anything_changes() -> None:
         surgery.apply_constraints(model, {"*.weight": "lora(1)"}, optimizer=history)
     assert surgery.computed_parameters(model) == {}
     with pytest.raises(surgery.SurgeryError, match="optimizer=int: it is a torch"):
-        surgery.apply_constraints(model, {"*.weight": "lora(1)"}, optimizer=[3])  # type: ignore[list-item]
+        surgery.apply_constraints(model, {"*.weight": "lora(1)"}, optimizer=[3])  # type: ignore[list-item] # what is refused
     with pytest.raises(surgery.SurgeryError, match="optimizer=str"):
-        surgery.bake(model, optimizer=["Adam"])  # type: ignore[list-item]
+        surgery.bake(model, optimizer=["Adam"])  # type: ignore[list-item] # what is refused
 
 
 def test_a_fresh_lbfgs_follows() -> None:

@@ -16,8 +16,6 @@ import surgery
 from tests.surgery.models import MODELS, TiedLM
 from tests.surgery.picture import differences, picture
 
-Net = Callable[[], nn.Module]
-
 
 def net() -> nn.Module:
     """Two layers, a normalisation with buffers."""
@@ -230,7 +228,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def test_names_that_are_no_words_are_names(tmp_path: Path) -> None:
     """A module may be called ``a*b``."""
-    make: Net = lambda: nn.ModuleDict({"a*b": nn.Linear(3, 3), "axb": nn.Linear(3, 3)})  # noqa: E731
+
+    def make() -> nn.Module:
+        return nn.ModuleDict({"a*b": nn.Linear(3, 3), "axb": nn.Linear(3, 3)})
+
     model = make()
     surgery.constrain(model["a*b"], weight="symmetric")
     surgery.save_checkpoint(model, tmp_path / "file")
