@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from computed.adopted_keys import renamed
 from computed.constraint import IteratedConstraint
 from computed.evaluation import invert
 from computed.formats import Foreign, foreign_entry, raws_of, shape_of, value_of
@@ -21,27 +22,44 @@ def accept_plain_keys(
 ) -> None:
     """Replace each plain key of a computed parameter, and those of torch's norms, by the keys of its raws and state."""
     errors: list[str] = others[-1]
-    assigns = metadata.get("assign_to_params_buffers", False)
     for name, child in host._modules.items():
-        if not isinstance(child, ComputedParameter):
-            continue
-        key = prefix + name
-        if not child.persistent:
-            # what was a buffer that is not saved may be missing: then it stays as it is
-            for own, tensor in child.state_dict(prefix=key + ".").items():
-                state_dict.setdefault(own, tensor)
-        if isinstance(state_dict.get(key), Tensor):
-            value: Tensor = state_dict.pop(key)
-            if _fits(value.shape, child, key, errors):
-                dtype = value.dtype if assigns else child.dtype
-                state_dict.update(keys_for_value(child, value.to(child.dtype), dtype, key + "."))
-            continue
-        foreign = foreign_entry(state_dict, host, prefix, name)
-        if foreign is not None:
-            for each in foreign.keys:
-                del state_dict[each]
-            if _fits(shape_of(foreign), child, key, errors):
-                state_dict.update(keys_for_foreign(child, foreign, host, key + "."))
+        if isinstance(child, ComputedParameter):
+            if not child.persistent:
+                # what was a buffer that is not saved may be missing: then it stays as it is
+                for own, tensor in child.state_dict(prefix=f"{prefix}{name}.").items():
+                    state_dict.setdefault(own, tensor)
+            assigns = metadata.get("assign_to_params_buffers", False)
+            _accept(host, name, child, state_dict, prefix, errors, assigns=assigns)
+
+
+def _accept(
+    host: nn.Module,
+    name: str,
+    child: ComputedParameter,
+    state_dict: dict[str, Any],
+    prefix: str,
+    errors: list[str],
+    *,
+    assigns: bool,
+) -> None:
+    """Rewrite the keys of one computed parameter, in whichever format they are."""
+    key = prefix + name
+    if isinstance(state_dict.get(key), Tensor):
+        value: Tensor = state_dict.pop(key)
+        if _fits(value.shape, child, key, errors):
+            dtype = value.dtype if assigns else child.dtype
+            state_dict.update(keys_for_value(child, value.to(child.dtype), dtype, key + "."))
+        return
+    before = renamed(state_dict, child, name, prefix)
+    if before is not None:
+        state_dict.update({own: state_dict.pop(old) for old, own in before.items()})
+        return
+    foreign = foreign_entry(state_dict, host, prefix, name)
+    if foreign is not None:
+        for each in foreign.keys:
+            del state_dict[each]
+        if _fits(shape_of(foreign), child, key, errors):
+            state_dict.update(keys_for_foreign(child, foreign, host, key + "."))
 
 
 def _fits(shape: torch.Size, child: ComputedParameter, key: str, errors: list[str]) -> bool:

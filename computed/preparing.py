@@ -117,6 +117,25 @@ def assemble(
     return made
 
 
+def from_raws(
+    modules: Sequence[nn.Module], raws: Sequence[nn.Parameter], like: Tensor, *, name: str
+) -> ComputedParameter:
+    """The computed parameter of foreign ``modules`` upon ``raws`` that are there already, the same objects.
+
+    ``like`` is the value, a Parameter where it is to stand for one.
+    """
+    first, *later = links_for(modules)
+    made = ComputedParameter.__new__(ComputedParameter)
+    nn.Module.__init__(made)
+    made._set_up_frame(modules, (first.with_inputs(len(raws)), *later), like, name=name)
+    for (_, _, slot, _), raw in zip(made.raw_slots(), raws, strict=True):
+        if not raw.is_shared():
+            own_storage(raw)
+        slot.owner[slot.key] = raw
+    made.reset()
+    return made
+
+
 def _first_raw(made: ComputedParameter, tensor: Tensor) -> dict[str, nn.Parameter]:
     return {raw.name: tensor for raw in made.raw_slots()[:1] if isinstance(tensor, nn.Parameter)}
 

@@ -51,6 +51,10 @@ def alias(tensor: Tensor) -> Tensor:
     return viewed
 
 
+# the kernel of torch's own weight norms: their bits come from no other formula
+weight_norm: Callable[[Tensor, Tensor, int], Tensor] = torch._weight_norm
+
+
 # bound once: a read of a held value asks all of these, and an attribute chain costs more than the call
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from surgery.adopting import adopt as adopt
     from surgery.baking import bake as bake
     from surgery.checking import Check as Check
     from surgery.checking import check as check
@@ -34,6 +35,7 @@ _PLACES = {
     "SurgeryError": "surgery.errors",
     "Undo": "surgery.undoing",
     "UndoError": "surgery.errors",
+    "adopt": "surgery.adopting",
     "apply_constraints": "surgery.constraining",
     "bake": "surgery.baking",
     "check": "surgery.checking",
@@ -55,6 +57,7 @@ __all__ = [
     "SurgeryError",
     "Undo",
     "UndoError",
+    "adopt",
     "apply_constraints",
     "bake",
     "check",

@@ -77,8 +77,11 @@ def _plain_parameter(parameter: ComputedParameter, value: Tensor, *, requires_gr
     if not raws or raws[0].tensor.shape != value.shape or raws[0].tensor.dtype != value.dtype:
         return nn.Parameter(value, requires_grad=requires_grad)
     original = raws[0].tensor
-    with torch.no_grad():
-        original.copy_(value)
+    if original.stride() == value.stride():
+        with torch.no_grad():
+            original.copy_(value)
+    else:
+        original.data = value  # kernels are chosen by strides, and a foreign module's value may have others
     original.grad = None
     original.requires_grad_(requires_grad)
     return original

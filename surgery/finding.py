@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from computed.guard import GuardedModules
 from computed.parameter import ComputedParameter
 from computed.site import Site, site_of
+from surgery.holders import Holder, holders
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +26,14 @@ class Place:
 class Found:
     """A tensor of a model, or the computed parameter that stands for one.
 
-    ``places`` has one entry for each name; a module that is itself shared gives several names to one attribute.
+    ``places`` has one entry for each name; a module that is itself shared gives several names to one attribute. Where
+    something else holds the weight (a hook, a parametrization), ``holder`` names it, and the subject is its last raw.
     """
 
     site: Site
     places: tuple[Place, ...]
     subject: Tensor | ComputedParameter
+    holder: str | None = None
 
     @property
     def computed(self) -> ComputedParameter | None:
@@ -50,11 +53,20 @@ def find(model: nn.Module) -> tuple[Found, ...]:
     """Every parameter and buffer of ``model``, in the order of its original state dict; raws are not among them."""
     places: dict[int, list[Place]] = {}
     subjects: dict[int, Tensor | ComputedParameter] = {}
+    held: dict[int, Holder] = {}
     for host, prefix in hosts(model):
-        for attribute, subject in own_subjects(host):
+        holding = holders(host)
+        parts = {part for holder in holding.values() for part in holder.parts}
+        own = [(name, subject) for name, subject in own_subjects(host) if name not in parts]
+        for attribute, holder in holding.items():
+            raws = [raw for raw in holder.raws if isinstance(raw, Tensor)]
+            if raws:
+                own.append((attribute, raws[-1]))
+                held[id(raws[-1])] = holder
+        for attribute, subject in own:
             places.setdefault(id(subject), []).append(Place(host, attribute, prefix + attribute))
             subjects[id(subject)] = subject
-    return tuple(_found(subjects[key], tuple(stands)) for key, stands in places.items())
+    return tuple(_found(subjects[key], tuple(stands), held.get(key)) for key, stands in places.items())
 
 
 def hosts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
@@ -97,7 +109,7 @@ def _registered(
             yield name, subject
 
 
-def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...]) -> Found:
+def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...], holder: Holder | None) -> Found:
     names = tuple(place.name for place in places)
     host = places[0].host
     host_types = tuple(type_names(place.host) for place in places)
@@ -108,7 +120,8 @@ def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...]) -> Fo
         site = site_of(host, names, like, shape=subject.shape, host_types=host_types, device=subject.device)
         return Found(site, places, subject)
     shape = None if is_lazy(subject) else subject.shape
-    return Found(site_of(host, names, subject, shape=shape, host_types=host_types), places, subject)
+    site = site_of(host, names, subject, shape=shape, host_types=host_types)
+    return Found(site, places, subject, None if holder is None else holder.called)
 
 
 def type_names(host: nn.Module) -> tuple[str, ...]:

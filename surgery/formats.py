@@ -8,10 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from computed.adopted_keys import hook_keys, listed_keys
+from computed.constraint import Constraint
 from computed.constraints.norms import WeightScale
 from computed.constraints.slice_scaling import lengths
 from computed.constraints.spectral import Spectral
 from computed.parameter import ComputedParameter
+from computed.unhooked import Unhooked
 
 Entries = list[tuple[str, Tensor]]
 
@@ -67,10 +70,12 @@ class HookedWeightNorm(Format):
 
     def why_not(self, parameter: ComputedParameter) -> str | None:
         """Only weight norm itself can be written."""
-        return _why_not_weight_norm(parameter)
+        return None if _was_hook(parameter, self.name) else _why_not_weight_norm(parameter)
 
     def write(self, name: str, parameter: ComputedParameter) -> Written:
         """``g`` and ``v``."""
+        if _was_hook(parameter, self.name):
+            return Written(parameters=_renamed(parameter, hook_keys(parameter, name)))
         g, v = _weight_norm_parts(parameter)
         return Written(parameters=[(f"{name}_g", g), (f"{name}_v", v)])
 
@@ -82,11 +87,14 @@ class HookedSpectralNorm(Format):
 
     def why_not(self, parameter: ComputedParameter) -> str | None:
         """Only a spectral norm of one can be written."""
-        return _why_not_spectral_norm(parameter)
+        return None if _was_hook(parameter, self.name) else _why_not_spectral_norm(parameter)
 
     def write(self, name: str, parameter: ComputedParameter) -> Written:
-        """The raw, and the converged vectors."""
-        raw, u, v = _spectral_norm_parts(parameter)
+        """The raw, and the vectors: converged ones of ours, those that are there of an adopted one."""
+        if _was_hook(parameter, self.name):
+            raw, u, v = (tensor for _, tensor in _renamed(parameter, hook_keys(parameter, name)))
+        else:
+            raw, u, v = _spectral_norm_parts(parameter)
         return Written(
             parameters=[(f"{name}_orig", raw)],
             buffers=[(f"{name}_u", u), (f"{name}_v", v)],
@@ -95,25 +103,47 @@ class HookedSpectralNorm(Format):
 
 
 class Parametrizations(Format):
-    """As `torch.nn.utils.parametrizations.weight_norm` and ``spectral_norm`` write it."""
+    """As `torch.nn.utils.parametrize` writes it: weight norm and spectral norm, and whatever was adopted from there."""
 
     name: ClassVar[str] = "parametrizations"
 
     def why_not(self, parameter: ComputedParameter) -> str | None:
-        """Only these two can be written."""
+        """Only these two can be written, and modules that are no constraints of ours."""
+        if _was_listed(parameter):
+            return None
         reasons = [_why_not_weight_norm(parameter), _why_not_spectral_norm(parameter)]
         return None if None in reasons else "it is neither a weight norm nor a spectral norm of one"
 
     def write(self, name: str, parameter: ComputedParameter) -> Written:
         """``original0`` and ``original1``, or ``original``, ``_u`` and ``_v``."""
         path = f"parametrizations.{name}"
-        paths = ("parametrizations", path, f"{path}.0")
+        inner = (f"{i}.{below}" for i, one in enumerate(parameter.constraints) for below, _ in one.named_modules())
+        paths = ("parametrizations", path, *(f"{path}.{each}".rstrip(".") for each in inner))
+        if _was_listed(parameter):
+            return Written(children=_renamed(parameter, listed_keys(parameter, name)), paths=paths)
         if isinstance(parameter.links[0].module, WeightScale):
             g, v = _weight_norm_parts(parameter)
             return Written(children=[(f"{path}.original0", g), (f"{path}.original1", v)], paths=paths)
         raw, u, v = _spectral_norm_parts(parameter)
         entries = [(f"{path}.original", raw), (f"{path}.0._u", u), (f"{path}.0._v", v)]
         return Written(children=entries, paths=paths)
+
+
+def _was_hook(parameter: ComputedParameter, format: str) -> bool:
+    """Whether it was adopted from the hook that wrote this format."""
+    module = parameter.links[0].module
+    return len(parameter.links) == 1 and isinstance(module, Unhooked) and module.format == format
+
+
+def _was_listed(parameter: ComputedParameter) -> bool:
+    """Whether it is made of modules alone that ``torch.nn.utils.parametrize`` could list."""
+    ours = any(isinstance(link.module, Constraint | Unhooked) for link in parameter.links)
+    return not ours and bool(parameter.links[0].roles)
+
+
+def _renamed(parameter: ComputedParameter, keys: Mapping[str, str]) -> Entries:
+    own = parameter.state_dict()
+    return [(keys[key], own[key]) for key in own]
 
 
 def _why_not_weight_norm(parameter: ComputedParameter) -> str | None:

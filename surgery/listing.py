@@ -6,10 +6,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from computed.parameter import ComputedParameter
-from surgery.errors import SurgeryError
 from surgery.finding import Found, find
-from surgery.rules.errors import RuleError
-from surgery.rules.pattern import Pattern
+from surgery.matching import chosen_by
 
 
 def computed_parameters(model: nn.Module) -> "OrderedDict[str, ComputedParameter]":
@@ -35,22 +33,4 @@ def found_computed(model: nn.Module, patterns: str | Iterable[str] | None, doing
     Errors: RuleError for patterns that cannot be read, SurgeryError for one that matches no computed parameter.
     """
     found = [one for one in find(model) if one.computed is not None]
-    if patterns is None:
-        return found
-    read = [Pattern.parse(text) for text in ([patterns] if isinstance(patterns, str) else patterns)]
-    unmatched = [pattern.text for pattern in read if not any(_matches(pattern, one) for one in found)]
-    if unmatched:
-        names = ", ".join(one.site.name for one in found[:5]) or "none"
-        raise SurgeryError(
-            f"{doing}: no computed parameter matches {', '.join(map(repr, unmatched))}; this "
-            f"{type(model).__name__} has {len(found)}: {names}{', ...' if len(found) > 5 else ''}"
-        )
-    operations = [pattern.text for pattern in read if pattern.operation is not None]
-    if operations:
-        raise RuleError([f"{text!r}: an operation needs a graph; {doing} takes names" for text in operations])
-    return [one for one in found if any(_matches(pattern, one) for pattern in read)]
-
-
-def _matches(pattern: Pattern, found: Found) -> bool:
-    site = found.site
-    return any(pattern.matches(name, types) for name, types in zip(site.names, site.host_types, strict=True))
+    return found if patterns is None else chosen_by(patterns, found, model, doing, "computed parameter")

@@ -15,7 +15,7 @@ from surgery.measuring import measure
 from surgery.progress import tracked
 from surgery.proposal import PlannedSite
 from surgery.proposing import EXISTING, Proposal, constrained_by, exempted, frozen
-from surgery.refusing import inference_refusals, overlapping, shared_storage
+from surgery.refusing import holding_refusals, inference_refusals, overlapping, shared_storage
 from surgery.rules.deciding import Candidate, decide
 from surgery.rules.ruleset import Rule, RuleSet
 from surgery.splitting import frozen_together, given_copies, parts_of
@@ -117,6 +117,8 @@ def argument_problems(ruleset: RuleSet) -> dict[int, str]:
 def _proposal(found: Found, rule: Rule, surroundings: Surroundings, options: Options) -> Proposal:
     if rule.exempts:
         return exempted(found, rule.text)
+    if found.holder is not None:
+        return Proposal(None, tuple(holding_refusals(found)))
     if rule.freezes:
         refused = inference_refusals(found) + freezing_refusals(found, surroundings.wrapping)
         refused = refused if found.site.requires_grad else []

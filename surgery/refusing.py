@@ -38,6 +38,14 @@ def _host_reasons(host: nn.Module, attribute: str) -> Iterator[str]:
             yield f"has sparse gradients ({kind}(sparse=True)), which do not reach a raw; set sparse=False"
 
 
+def holding_refusals(found: Found) -> list[str]:
+    """Why a weight that something else computes cannot be computed once more, or frozen."""
+    return [
+        f"is held by {found.holder}; call surgery.adopt(model, {found.site.name!r}) first, then pass "
+        f"existing='chain' or existing='replace', or remove what holds it"
+    ]
+
+
 def inference_refusals(found: Found) -> list[str]:
     """Why a tensor that was made in inference mode can be neither computed nor frozen."""
     subject = found.subject

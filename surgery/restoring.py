@@ -157,11 +157,9 @@ class Record:
         """Which place no longer has what this apply left there, by the name in messages; None where all is as left."""
         if self.lost is not None:
             return self.lost
-        made = {(id(place_.host), place_.attribute): parameter for place_, parameter in self.made}
-        for kept in self.places:
-            place_ = kept.place
-            parameter = made.get((id(place_.host), place_.attribute))
-            as_left = kept.stands() if parameter is None else place_.host._modules.get(place_.attribute) is parameter
-            if not as_left:
+        for place_, parameter in self.made:
+            if place_.host._modules.get(place_.attribute) is not parameter:
                 return place_.name
-        return None
+        made = {(id(place_.host), place_.attribute) for place_, _ in self.made}
+        others = (kept for kept in self.places if (id(kept.place.host), kept.place.attribute) not in made)
+        return next((kept.place.name for kept in others if not kept.stands()), None)
