@@ -113,6 +113,10 @@ class ForeignLink(Link):
         """Call the module on copies of its buffers; what it wrote there is the next state."""
         copies = {name: buffer.detach().clone() for name, buffer in self.module.named_buffers()}
         value = functional_call(self.module, copies, tuple(arguments)) if copies else self.module(*arguments)
+        if not isinstance(value, Tensor):
+            raise ConstraintRefusedError(
+                f"{type(self.module).__name__}.forward returned {type(value).__name__}; it must return a tensor"
+            )
         return value, tuple(copies.values()) if training else ()
 
     def evaluate_given(self, arguments: Sequence[Tensor], state: State) -> Tensor:
@@ -130,16 +134,25 @@ class ForeignLink(Link):
         inverse: Callable[[Tensor], Any] | None = getattr(self.module, "right_inverse", None)
         if inverse is None:
             return Preimage((value,))
-        with torch.random.fork_rng(devices=[]):
-            raws = inverse(value)
-        if isinstance(raws, Tensor):
-            return Preimage((raws,))
-        if not isinstance(raws, Sequence) or not all(isinstance(raw, Tensor) for raw in raws):
+        try:
+            with torch.random.fork_rng(devices=[]):
+                raws = inverse(value.clone())  # some keep it, as a base
+        except NotImplementedError:  # how modules of torch say that they have none
+            return Preimage((value,))
+        return Preimage((raws,) if isinstance(raws, Tensor) else self._checked(raws))
+
+    def _checked(self, raws: object) -> tuple[Tensor, ...]:
+        inverse = f"{type(self.module).__name__}.right_inverse"
+        if not isinstance(raws, Sequence) or isinstance(raws, str):
             raise ConstraintRefusedError(
-                f"{type(self.module).__name__}.right_inverse returned {type(raws).__name__}; "
-                f"it must return a tensor or a sequence of tensors"
+                f"{inverse} returned {type(raws).__name__}; it must return a tensor or a sequence of tensors"
             )
-        return Preimage(tuple(raws))
+        for position, raw in enumerate(raws):
+            if not isinstance(raw, Tensor):
+                raise ConstraintRefusedError(
+                    f"{inverse} returned {type(raw).__name__} at position {position}; it must return tensors alone"
+                )
+        return tuple(raws)
 
     def with_inputs(self, inputs: int) -> Link:
         """A link for a module of several inputs."""

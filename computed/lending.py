@@ -33,7 +33,7 @@ class Lent:
     def __init__(self, owner: Owner, value: Tensor) -> None:
         self.owner = weakref.ref(owner)
         self.kept: Tensor | None = value
-        self.reference = weakref.ref(value)
+        self.references = [weakref.ref(value)]
         self.bits = snapshot(value)
         self.sources = Sources(owner, training=True)  # all that could matter
 
@@ -44,10 +44,17 @@ class Lent:
             return None
         return value
 
+    def without_gradients(self) -> Tensor:
+        """The value for those who write to it with gradients on; what they have counts as the value itself."""
+        assert self.kept is not None
+        given = self.kept.detach()
+        self.references.append(weakref.ref(given))
+        return given
+
     def is_returned(self) -> bool:
         """Whether nobody else has the value; a view of it keeps it alive, as its base."""
         self.kept = None
-        self.kept = self.reference()
+        self.kept = next((value for one in self.references if (value := one()) is not None), None)
         return self.kept is None
 
 

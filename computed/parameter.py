@@ -64,7 +64,8 @@ class ComputedParameter(Reading):
             value: a float tensor of any shape the constraint takes. A Parameter becomes the raw itself where the
                 constraint has one raw of the same shape, and passes on ``requires_grad``; a plain tensor is copied.
             spec: a name, a spec string, a chain ``"a | b"``, a constraint class or module, a torch parametrization,
-                a `torch.distributions` Transform, `computed.function(f)`, or a function of a Site.
+                a `torch.distributions` Transform, `computed.function(f)`, a function of a Site, or a list of these, a
+                chain.
 
         Errors:
             ConstraintRefusedError: the constraint cannot take a tensor of this shape or dtype.

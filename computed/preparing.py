@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 import computed.placement  # noqa: F401 - installs the hook that guards an author's own assignments
 from computed.chain import Link, bind_chain, links_for, refusals
+from computed.chaining import kept_preimages
 from computed.constraint import Constraint, IteratedConstraint, Preimage
 from computed.errors import ConstraintRefusedError
-from computed.evaluation import evaluate, full_precision, invert
+from computed.evaluation import full_precision, invert, promoted
 from computed.parameter import ComputedParameter
 from computed.resolving import resolve
 from computed.site import Site, free_site
@@ -40,8 +41,18 @@ class Prepared:
         return tuple(found[::-1])
 
 
-def prepare(value: Tensor, modules: Sequence[nn.Module], site: Site, *, project: bool) -> Prepared:
+def prepare(
+    value: Tensor,
+    modules: Sequence[nn.Module],
+    site: Site,
+    *,
+    project: bool,
+    present: ComputedParameter | None = None,
+) -> Prepared:
     """Bind ``modules`` to ``site``, check that they can take it and invert them at ``value``.
+
+    Where they begin with copies of those of ``present``, whose value it is, its raws stay if what comes behind starts
+    from that very value: a module without a right inverse would otherwise be applied twice.
 
     Errors: ConstraintRefusedError with every reason.
     """
@@ -53,7 +64,7 @@ def prepare(value: Tensor, modules: Sequence[nn.Module], site: Site, *, project:
     foreign = any(not isinstance(module, Constraint) for module in modules)
     if value.is_meta or not (project or foreign):
         return Prepared(site, tuple(modules), links, None)
-    preimages = invert(links, value)
+    preimages = kept_preimages(links, value, present) or invert(links, value)
     links = _count_inputs(links, preimages)
     _check_shapes(site, links, preimages, value)
     return Prepared(site, tuple(modules), links, tuple(preimages))
@@ -83,7 +94,13 @@ def projected_value(prepared: Prepared, dtype: torch.dtype) -> Tensor:
             if isinstance(link.module, IteratedConstraint):
                 running = link.module.value_given(own[0], preimage.state)
             else:
-                running = evaluate([link], own, own[0].dtype, training=False)[0]
+                running = link.evaluate([promoted(argument) for argument in own], training=False)[0]
+            if not running.is_floating_point():
+                kind = str(running.dtype).removeprefix("torch.")
+                raise ConstraintRefusedError(
+                    f"{prepared.site.name}: {type(link.module).__name__} gives {kind}, through which no gradient "
+                    f"comes; a value is a float tensor"
+                )
     assert running is not None
     return running.to(dtype)
 
@@ -198,6 +215,14 @@ def _count_inputs(links: Sequence[Link], preimages: Sequence[Preimage]) -> tuple
 
 
 def _check_shapes(site: Site, links: Sequence[Link], preimages: Sequence[Preimage], value: Tensor) -> None:
+    for link, preimage in zip(links, preimages, strict=True):
+        for raw in preimage.raws:
+            if not raw.is_floating_point() or raw.is_meta != value.is_meta:
+                given = f"{str(raw.dtype).removeprefix('torch.')} on {raw.device.type}"
+                raise ConstraintRefusedError(
+                    f"{site.name}: {type(link.module).__name__}.right_inverse gave {given}; raws are float tensors on "
+                    f"{value.device.type}"
+                )
     prepared = Prepared(site, tuple(link.module for link in links), tuple(links), tuple(preimages))
     with torch.no_grad():
         made = projected_value(prepared, value.dtype)

@@ -10,6 +10,7 @@ from torch.distributions import Transform
 from computed.constraint import Constraint
 from computed.constraints.conversions import TransformConstraint
 from computed.errors import ConstraintRefusedError
+from computed.parameter import ComputedParameter
 from computed.registry import check_call, lookup
 from computed.site import Site
 from computed.spec import Call, parse_spec
@@ -19,12 +20,19 @@ def resolve(spec: object, site: Site) -> list[nn.Module]:
     """The modules of the chain that ``spec`` means at ``site``; an empty list where a factory returns None.
 
     A string names entries of the catalogue; a class is called without arguments; a module is deep-copied; a Transform
-    becomes a constraint; any other callable is a factory, called with the site.
+    becomes a constraint; a list is a chain of specs, the first applied first; any other callable is a factory, called
+    with the site.
 
     Errors: SpecError and UnknownConstraintError from strings; ConstraintRefusedError for what is none of these.
     """
     if isinstance(spec, str):
         return [build(call) for call in parse_spec(spec)]
+    if isinstance(spec, list):
+        return [module for part in spec for module in resolve(part, site)]
+    if isinstance(spec, ComputedParameter):
+        raise ConstraintRefusedError(
+            f"{site.name}: a computed parameter is no spec; give its own, {spec.spec!r}, or assign it to the host"
+        )
     if isinstance(spec, nn.Module):
         return [copy.deepcopy(spec)]
     if isinstance(spec, Transform):

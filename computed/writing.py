@@ -38,6 +38,8 @@ class Writing(Settling):
             if lent is not None:
                 return lent
             value = self.value()
+            if self._lent is not None and value is self._lent.kept:
+                return value
             if self._holds[self.training] is None:
                 value = value.detach().clone()
                 self._await(Written(value, value.clone()))
@@ -140,9 +142,11 @@ class Writing(Settling):
 
     @property
     def data(self) -> Tensor:
-        """The value without gradients; what is written to it is projected at the next access."""
+        """The value without gradients; what is written to it, in any grad mode, is projected at the next access."""
         with torch.no_grad():
-            return self.write_target("data")
+            target = self.write_target("data")
+        lent = self._lent
+        return lent.without_gradients() if lent is not None and target is lent.kept else target.detach()
 
     @data.setter
     def data(self, new: Tensor) -> None:

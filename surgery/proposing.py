@@ -93,7 +93,8 @@ def _again(
     chain = [*_copies(present), *modules] if existing == "chain" else list(modules)
     on_meta = torch.empty(present.shape, dtype=present.dtype, device="meta")
     value = on_meta if present.is_meta else present.baked_value()
-    return _prepared(found, rule, action, value, chain, project=True)
+    kept = present if action is Action.CHAIN else None
+    return _prepared(found, rule, action, value, chain, project=True, present=kept)
 
 
 def _same_settings(one: nn.Module, other: nn.Module) -> bool:
@@ -123,10 +124,17 @@ def _bound_spec(modules: Sequence[nn.Module], site: Site) -> str:
 
 
 def _prepared(
-    found: Found, rule: str, action: Action, value: Tensor, modules: Sequence[nn.Module], *, project: bool
+    found: Found,
+    rule: str,
+    action: Action,
+    value: Tensor,
+    modules: Sequence[nn.Module],
+    *,
+    project: bool,
+    present: ComputedParameter | None = None,
 ) -> Proposal:
     try:
-        prepared = prepare(value, modules, found.site, project=project)
+        prepared = prepare(value, modules, found.site, project=project, present=present)
     except ConstraintRefusedError as error:
         return Proposal(None, (_without_name(error, found.site),))
     except Exception as error:

@@ -87,7 +87,9 @@ def _has_memory(found: Found) -> bool:
     subject = found.subject
     assert isinstance(subject, Tensor)
     known = found.site.shape is not None and not subject.is_meta
-    return known and subject.layout is torch.strided and subject.numel() > 0 and not is_sharded(subject)
+    if not known or subject.layout is not torch.strided or subject.numel() == 0 or is_sharded(subject):
+        return False
+    return address_of(subject) != 0  # a wrapper has none of its own
 
 
 def _span(tensor: Tensor) -> tuple[str, int, int]:

@@ -1,6 +1,6 @@
 """A set of rules: pattern -> spec, read all at once, later rules first in command."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from computed.registry import WHOLE_SPECS, check_call
@@ -11,7 +11,9 @@ from surgery.rules.pattern import Pattern
 
 EXEMPTION, FREEZING = WHOLE_SPECS
 FORM = "rules are a mapping of patterns to specs, such as {'*.weight': 'spectral'}, or pairs of them"
-SPECS = "give a name such as 'spectral', a constraint class or module, a Transform, a function, or None"
+SPECS = (
+    "give a name such as 'spectral', a constraint class or module, a Transform, a function, a list of these, or None"
+)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def written(spec: object) -> str:
     """A spec as messages quote it."""
     if spec is None or isinstance(spec, str | int | float):
         return repr(spec)
+    if isinstance(spec, list):
+        return f"[{', '.join(map(written, spec))}]"
     return getattr(spec, "__name__", None) or type(spec).__name__
 
 
@@ -119,8 +123,21 @@ def _read(text: object, spec: object) -> tuple[Pattern | None, tuple[str, ...]]:
         return None, (f"rule {text!r}: {written(spec)}: {reason}", *wrong)
 
 
+def _chain_problems(specs: Sequence[object]) -> Iterator[str]:
+    if not specs:
+        yield "an empty list is no chain; give None to leave a parameter alone"
+    for spec in specs:
+        if spec is None or _word(spec) in WHOLE_SPECS:
+            yield f"{spec!r} is a rule of its own and no part of a chain"
+        else:
+            yield from _spec_problems(spec)
+
+
 def _spec_problems(spec: object) -> Iterator[str]:
     if spec is None or _word(spec) in WHOLE_SPECS:
+        return
+    if isinstance(spec, list):
+        yield from _chain_problems(spec)
         return
     if not isinstance(spec, str):
         if not callable(spec):

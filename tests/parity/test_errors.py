@@ -84,7 +84,7 @@ WRONG: dict[type[nn.Module], tuple[type[Exception], str]] = {
     MissingInput: (TypeError, "missing 1 required positional argument: 'z'"),
     SurplusInput: (TypeError, "takes 2 positional arguments but 3 were given"),
     NoRaw: (surgery.PlanError, "NoRaw.right_inverse returned NoneType; it must return a tensor or a sequence of"),
-    NoRawInASequence: (surgery.PlanError, "NoRawInASequence.right_inverse returned tuple; it must return a tensor or"),
+    NoRawInASequence: (surgery.PlanError, "NoRawInASequence.right_inverse returned NoneType at position 0; it must"),
     Shorter: (surgery.PlanError, "Shorter: the constraint changes the shape, (4, 3) to (3, 3)"),
     ShorterInverse: (surgery.PlanError, "ShorterInverse: the constraint changes the shape, (4, 3) to (3, 3)"),
 }

@@ -201,7 +201,7 @@ CANNOT_TAKE = [
     ((3, 2), "spectral(dim=5)", r"spectral was given dim=5, but shape \(3, 2\) has dimensions 0 to 1"),
     ((0, 3), "spectral", r"spectral needs a weight with entries, got shape \(0, 3\)"),
     ((3, 2), 3, r"rule 'weight': 3: a value of type int is no spec; give a name such as 'spectral', a constraint"),
-    ((3, 2), ["spectral"], r"rule 'weight': list: a value of type list is no spec"),
+    ((3, 2), ("spectral",), r"rule 'weight': tuple: a value of type tuple is no spec"),
     ((3, 2), nn.Linear, r"Linear cannot be made without arguments"),
 ]
 
