@@ -58,13 +58,15 @@ class RawSlot(NamedTuple):
 class Frame(TensorLike, nn.Module):
     """Constraints in the order of application, raws under their roles, and what was noted about them.
 
-    ``trainable``, ``buffer`` and ``persistent`` say how the tensor was registered whose place it took, for a bake.
+    ``trainable``, ``buffer`` and ``persistent`` say how the tensor was registered whose place it took, for a bake;
+    ``reshapes`` whether it had another shape.
 
     Fields are written through ``__dict__``: ``Module.__setattr__`` would search its registries at each write.
     """
 
     links: tuple[Link, ...]
     caching: bool
+    reshapes: bool
     buffer: bool
     persistent: bool
     trainable: bool
@@ -90,6 +92,7 @@ class Frame(TensorLike, nn.Module):
         fields["links"] = tuple(links)
         fields["ruled"] = overrides_op_rule(links[-1])
         fields["caching"] = True
+        fields["reshapes"] = False
         # a stock FX tracer keeps modules of torch.nn as leaves: https://pytorch.org/docs/stable/fx.html#torch.fx.Tracer
         fields["__module__"] = "torch.nn.computed_parameter"
         self.constraints = nn.ModuleList(modules)

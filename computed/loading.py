@@ -46,7 +46,9 @@ def _accept(
     key = prefix + name
     if isinstance(state_dict.get(key), Tensor):
         value: Tensor = state_dict.pop(key)
-        if _fits(value.shape, child, key, errors):
+        if child.reshapes:
+            _accept_reshaped(child, value, state_dict, key, errors)
+        elif _fits(value.shape, child, key, errors):
             dtype = value.dtype if assigns else child.dtype
             state_dict.update(keys_for_value(child, value.to(child.dtype), dtype, key + "."))
         return
@@ -62,15 +64,31 @@ def _accept(
             state_dict.update(keys_for_foreign(child, foreign, host, key + "."))
 
 
+def _accept_reshaped(
+    child: ComputedParameter, value: Tensor, state_dict: dict[str, Any], key: str, errors: list[str]
+) -> None:
+    """Take a value of the shape that the plain model had, or of its own, as the right inverses take it."""
+    found = keys_for_value(child, value.to(child.dtype), child.dtype, key + ".")
+    own = {f"{key}.{raw.name}": raw.tensor.shape for raw in child.raw_slots()}
+    if all(found[name].shape == shape for name, shape in own.items()):
+        state_dict.update(found)
+    else:
+        errors.append(_mismatch(value.shape, child.shape, key))
+
+
 def _fits(shape: torch.Size, child: ComputedParameter, key: str, errors: list[str]) -> bool:
     if shape == child.shape:
         return True
-    # in torch's words, and as in torch also where strict=False
-    errors.append(
-        f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current model is "
-        f"{child.shape}."
-    )
+    errors.append(_mismatch(shape, child.shape, key))
     return False
+
+
+def _mismatch(shape: torch.Size, own: torch.Size, key: str) -> str:
+    """In torch's words, and as in torch also where strict=False."""
+    return (
+        f"size mismatch for {key}: copying a param with shape {shape} from checkpoint, the shape in current model is "
+        f"{own}."
+    )
 
 
 def keys_for_foreign(parameter: ComputedParameter, foreign: Foreign, host: nn.Module, prefix: str) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from computed.chaining import kept_preimages
 from computed.constraint import Constraint, IteratedConstraint, Preimage
 from computed.errors import ConstraintRefusedError
 from computed.evaluation import full_precision, invert, promoted
+from computed.inverses import check_raws, count_inputs
 from computed.parameter import ComputedParameter
 from computed.resolving import resolve
 from computed.site import Site, free_site
@@ -21,12 +22,21 @@ from computed.watching import own_storage, same_bits
 
 @dataclass(frozen=True)
 class Prepared:
-    """A chain bound to a site, with the preimages of its value; ``preimages`` is None where projection waits."""
+    """A chain bound to a site, with the preimages of its value; ``preimages`` is None where projection waits.
+
+    ``shape`` is that of the value.
+    """
 
     site: Site
     modules: tuple[nn.Module, ...]
     links: tuple[Link, ...]
     preimages: tuple[Preimage, ...] | None
+    shape: torch.Size
+
+    @property
+    def reshapes(self) -> bool:
+        """Whether the value has another shape than what stood there."""
+        return self.shape != self.site.shape
 
     @property
     def raw_shapes(self) -> tuple[tuple[torch.Size, ...], ...]:
@@ -48,11 +58,13 @@ def prepare(
     *,
     project: bool,
     present: ComputedParameter | None = None,
+    unsafe: bool = False,
 ) -> Prepared:
     """Bind ``modules`` to ``site``, check that they can take it and invert them at ``value``.
 
     Where they begin with copies of those of ``present``, whose value it is, its raws stay if what comes behind starts
-    from that very value: a module without a right inverse would otherwise be applied twice.
+    from that very value: a module without a right inverse would otherwise be applied twice. Only ``unsafe`` may the
+    chain change the shape.
 
     Errors: ConstraintRefusedError with every reason.
     """
@@ -63,11 +75,12 @@ def prepare(
     links = links_for(modules)
     foreign = any(not isinstance(module, Constraint) for module in modules)
     if value.is_meta or not (project or foreign):
-        return Prepared(site, tuple(modules), links, None)
+        return Prepared(site, tuple(modules), links, None, value.shape)
     preimages = kept_preimages(links, value, present) or invert(links, value)
-    links = _count_inputs(links, preimages)
-    _check_shapes(site, links, preimages, value)
-    return Prepared(site, tuple(modules), links, tuple(preimages))
+    links = count_inputs(links, preimages)
+    check_raws(links, preimages, value, site)
+    shape = _checked_shape(site, links, preimages, value, unsafe=unsafe)
+    return Prepared(site, tuple(modules), links, tuple(preimages), shape)
 
 
 def check_chain(modules: Sequence[nn.Module], site: Site) -> list[str]:
@@ -116,6 +129,7 @@ def assemble(
     made = ComputedParameter.__new__(ComputedParameter)
     nn.Module.__init__(made)
     made._set_up_frame(prepared.modules, prepared.links, tensor, name=prepared.site.name)
+    made.__dict__.update(_shape=prepared.shape, reshapes=prepared.reshapes)
     original = tensor.detach() if prepared.preimages is not None or tensor.is_meta else tensor.detach().clone()
     known = dict(reuse) or _first_raw(made, tensor)
     news = [raw for position in range(len(prepared.links)) for raw in _own_raws(prepared, position, tensor)]
@@ -149,6 +163,7 @@ def from_raws(
         if not raw.is_shared():
             own_storage(raw)
         slot.owner[slot.key] = raw
+    made.__dict__["reshapes"] = len(raws) == 1 and raws[0].shape != like.shape
     made.reset()
     return made
 
@@ -209,24 +224,16 @@ def _reused(parameter: nn.Parameter, new: Tensor, *, needs_grad: bool) -> nn.Par
     return parameter
 
 
-def _count_inputs(links: Sequence[Link], preimages: Sequence[Preimage]) -> tuple[Link, ...]:
-    """Tell foreign links how many tensors their right inverse gives."""
-    return tuple(link.with_inputs(len(preimage.raws)) for link, preimage in zip(links, preimages, strict=True))
-
-
-def _check_shapes(site: Site, links: Sequence[Link], preimages: Sequence[Preimage], value: Tensor) -> None:
-    for link, preimage in zip(links, preimages, strict=True):
-        for raw in preimage.raws:
-            if not raw.is_floating_point() or raw.is_meta != value.is_meta:
-                given = f"{str(raw.dtype).removeprefix('torch.')} on {raw.device.type}"
-                raise ConstraintRefusedError(
-                    f"{site.name}: {type(link.module).__name__}.right_inverse gave {given}; raws are float tensors on "
-                    f"{value.device.type}"
-                )
-    prepared = Prepared(site, tuple(link.module for link in links), tuple(links), tuple(preimages))
+def _checked_shape(
+    site: Site, links: Sequence[Link], preimages: Sequence[Preimage], value: Tensor, *, unsafe: bool
+) -> torch.Size:
+    """The shape of the value, which must be what it was but for ``unsafe``."""
+    prepared = Prepared(site, tuple(link.module for link in links), tuple(links), tuple(preimages), value.shape)
     with torch.no_grad():
         made = projected_value(prepared, value.dtype)
-    if made.shape != value.shape:
+    if made.shape != value.shape and not unsafe:
         raise ConstraintRefusedError(
-            f"{site.name}: the constraint changes the shape, {tuple(value.shape)} to {tuple(made.shape)}"
+            f"{site.name}: the constraint changes the shape, {tuple(value.shape)} to {tuple(made.shape)}; where its "
+            f"host can do with that, pass unsafe=True"
         )
+    return made.shape

@@ -131,6 +131,12 @@ class Writing(Settling):
             )
         preimages = invert(self.links, value)
         found = [raw for i, preimage in enumerate(preimages) for raw in preimage.raws[1 if i else 0 :]]
+        if any(new.shape != raw.tensor.shape for raw, new in zip(self.raw_slots(), found, strict=True)):
+            self._forget_everything()
+            raise ValueError(
+                f"{self.called()}: cannot be written: its modules change the shape and have no right inverse from a "
+                f"value to raws; the value is what it was before. Write its raws"
+            )
         with torch.no_grad(), full_precision(self.device):
             for raw, new in zip(self.raw_slots(), found, strict=True):
                 raw.tensor.copy_(new)

@@ -27,6 +27,7 @@ def apply_constraints(
     existing: str = "error",
     tie: str = "share",
     keep_undo: bool = True,
+    unsafe: bool = False,
 ) -> Module:
     """Constrain the parameters that ``rules`` match; in place, returns the model.
 
@@ -48,6 +49,7 @@ def apply_constraints(
         existing: what to do at a site that another spec constrains already: "error", "chain" or "replace".
         tie: "share" (one computed parameter in all places), "error" or "split".
         keep_undo: False keeps nothing for `undo`, which saves a copy of the weights.
+        unsafe: True lets modules and functions change the shape of a weight; its host must be able to use that.
 
     Errors: PlanError with all problems at once: rules that match nothing (with near misses) or are shadowed, unknown
     names, wrong arguments, parameters that their constraint or host cannot take.
@@ -59,7 +61,7 @@ def apply_constraints(
         ComputedParameter(Spectral(norm=1.0, dim=0), shape=(4, 3, 3, 3), raw=float32[4, 3, 3, 3])
     """
     check_route(via)
-    options = Options(strict, existing, tie, measures=False)
+    options = Options(strict, existing, tie, measures=False, unsafe=unsafe)
     _apply(model, rules, options, keep_undo=keep_undo, optimizers=listed(optimizer))
     return model
 
@@ -102,7 +104,7 @@ def constrained(rules: Rules, **options: Any) -> Callable[[type[Module]], type[M
 
     Args:
         rules: as in `apply_constraints`.
-        **options: ``strict``, ``existing`` and ``tie`` of `apply_constraints`.
+        **options: ``strict``, ``existing``, ``tie`` and ``unsafe`` of `apply_constraints`.
 
     Returns the class itself.
 

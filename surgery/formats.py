@@ -55,8 +55,8 @@ class Plain(Format):
     name: ClassVar[str] = "plain"
 
     def why_not(self, parameter: ComputedParameter) -> str | None:
-        """Every value can be written."""
-        return None
+        """Every value can be written, where a plain model has a place of its shape."""
+        return "its value has another shape than the plain model's" if parameter.reshapes else None
 
     def write(self, name: str, parameter: ComputedParameter) -> Written:
         """The value."""

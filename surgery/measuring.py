@@ -18,7 +18,7 @@ def measure(value: Tensor, prepared: Prepared) -> Measures:
     with torch.no_grad():
         after = projected_value(prepared, value.dtype)
         return Measures(
-            moved=relative_distance(value, after),
+            moved=None if prepared.reshapes else relative_distance(value, after),
             sigma_before=sigma_max(value, prepared.site),
             sigma_after=sigma_max(after, prepared.site),
             scaled_up=scaled_up(value, prepared),

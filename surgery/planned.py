@@ -114,6 +114,7 @@ def plan(
     strict: bool = True,
     existing: str = "error",
     tie: str = "share",
+    unsafe: bool = False,
 ) -> Plan:
     """What `apply_constraints` would do with the same arguments, site by site; changes nothing.
 
@@ -128,6 +129,7 @@ def plan(
         strict: False turns "matched nothing" and "shadowed by later rules" into notes.
         existing: what to do at a site that another spec constrains already: "error", "chain" or "replace".
         tie: "share" (one computed parameter in all places), "error" or "split".
+        unsafe: True lets modules and functions change the shape of a weight.
 
     Example:
         >>> import torch
@@ -136,7 +138,7 @@ def plan(
         (True, [('weight', 'spectral(bound=2.0)')])
     """
     check_route(via)
-    options = Options(strict=strict, existing=existing, tie=tie)
+    options = Options(strict=strict, existing=existing, tie=tie, unsafe=unsafe)
     return _plan_of(model, draft(model, rules, options))
 
 

@@ -35,6 +35,7 @@ class Options:
     tie: str = "share"
     project: bool = True
     measures: bool = True
+    unsafe: bool = False
 
     def __post_init__(self) -> None:
         for name, got, known in (("existing", self.existing, EXISTING), ("tie", self.tie, TIES)):
@@ -127,7 +128,9 @@ def _proposal(found: Found, rule: Rule, surroundings: Surroundings, options: Opt
     reasons += sharding_refusals(found, surroundings.wrapping)
     if reasons:
         return Proposal(None, tuple(reasons))
-    proposal = constrained_by(found, rule.text, rule.spec, existing=options.existing, project=options.project)
+    proposal = constrained_by(
+        found, rule.text, rule.spec, existing=options.existing, project=options.project, unsafe=options.unsafe
+    )
     row = proposal.row
     if row is not None and row.prepared is not None and makes_parameters(found, row.prepared):
         refused = reduction_refusals(surroundings.wrapping)

@@ -47,7 +47,9 @@ def frozen(found: Found, rule: str) -> Proposal:
     return Proposal(PlannedSite(found.site, action, rule, "frozen", count, count, trainable, 0, Measures(), found))
 
 
-def constrained_by(found: Found, rule: str, spec: object, *, existing: str, project: bool) -> Proposal:
+def constrained_by(
+    found: Found, rule: str, spec: object, *, existing: str, project: bool, unsafe: bool = False
+) -> Proposal:
     """The row of a site that becomes a computed parameter."""
     reasons = host_refusals(found)
     try:
@@ -63,13 +65,13 @@ def constrained_by(found: Found, rule: str, spec: object, *, existing: str, proj
         return _unknown(found, rule, modules)
     present = found.computed
     if present is not None:
-        return _again(found, present, rule, modules, existing=existing, project=project)
+        return _again(found, present, rule, modules, existing=existing, unsafe=unsafe)
     assert isinstance(found.subject, Tensor)
-    return _prepared(found, rule, Action.CONSTRAIN, found.subject, modules, project=project)
+    return _prepared(found, rule, Action.CONSTRAIN, found.subject, modules, project=project, unsafe=unsafe)
 
 
 def _again(
-    found: Found, present: ComputedParameter, rule: str, modules: Sequence[nn.Module], *, existing: str, project: bool
+    found: Found, present: ComputedParameter, rule: str, modules: Sequence[nn.Module], *, existing: str, unsafe: bool
 ) -> Proposal:
     """A site that is constrained already: left where the spec is the same, else by the caller's choice."""
     wanted = _bound_spec(modules, found.site)
@@ -94,7 +96,7 @@ def _again(
     on_meta = torch.empty(present.shape, dtype=present.dtype, device="meta")
     value = on_meta if present.is_meta else present.baked_value()
     kept = present if action is Action.CHAIN else None
-    return _prepared(found, rule, action, value, chain, project=True, present=kept)
+    return _prepared(found, rule, action, value, chain, project=True, present=kept, unsafe=unsafe)
 
 
 def _same_settings(one: nn.Module, other: nn.Module) -> bool:
@@ -132,9 +134,10 @@ def _prepared(
     *,
     project: bool,
     present: ComputedParameter | None = None,
+    unsafe: bool = False,
 ) -> Proposal:
     try:
-        prepared = prepare(value, modules, found.site, project=project, present=present)
+        prepared = prepare(value, modules, found.site, project=project, present=present, unsafe=unsafe)
     except ConstraintRefusedError as error:
         return Proposal(None, (_without_name(error, found.site),))
     except Exception as error:

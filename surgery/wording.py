@@ -17,11 +17,18 @@ def heads() -> tuple[str, ...]:
 
 def cells(row: PlannedSite) -> tuple[str, ...]:
     """The cells of a row: the name stands over host and shape."""
-    shape = "shape unknown" if row.site.shape is None else "x".join(map(str, row.site.shape)) or "scalar"
+    shape = "shape unknown" if row.site.shape is None else sizes(row.site.shape)
+    if row.prepared is not None and row.prepared.reshapes:
+        shape += f" -> {sizes(row.prepared.shape)}"
     ties = "".join(f"\n= {folded(alias)}" for alias in row.site.aliases)
     host = "\n".join(cut(f"  {row.site.host_type.__name__} {shape}"))
     name = f"{folded(row.name)}{ties}\n{host}"
     return name, constraint_text(row), numbers_text(row), moved_text(row), sigma_text(row)
+
+
+def sizes(shape: Sequence[int]) -> str:
+    """A shape as tables write it."""
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def rows_text(rows: Sequence[PlannedSite]) -> list[tuple[str, ...]]:
