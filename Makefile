@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 LATEST := .venv-latest
+PEERS := .venv-peers
 RUN := $(VENV)/bin/python
 EXTRAS := dev,examples
 
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-latest bench lint format clean .venv
+.PHONY: help demo test test-full test-latest bench peers lint format clean .venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ test-latest: $(LATEST)/made ## every test on the newest torch, in an environment
 bench: .venv ## what a computed parameter costs, in figures; writes docs/benchmarks.md
 	@$(RUN) -m benchmarks
 
+peers: $(PEERS)/made ## what other libraries do with the same tasks; writes docs/peers.md
+	@$(PEERS)/bin/python -m benchmarks.peers
+
 lint: .venv ## ruff and mypy
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
@@ -39,7 +43,7 @@ format: .venv ## let ruff repair and format
 	@$(RUN) -m ruff format
 
 clean: ## remove all that make has made, the environments included
-	@rm -rf $(VENV) $(LATEST) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(LATEST) $(PEERS) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find computed surgery rewrite tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv: $(VENV)/made ## the environment alone
@@ -53,6 +57,10 @@ $(LATEST)/made: pyproject.toml constraints.txt constraints-latest.txt
 	@mkdir -p $(LATEST)
 	@grep -v '^torch==' constraints.txt > $(LATEST)/constraints.txt
 	@$(call make-environment,$(LATEST),-c $(LATEST)/constraints.txt -c constraints-latest.txt)
+	@touch $@
+
+$(PEERS)/made: pyproject.toml constraints.txt constraints-peers.txt
+	@$(call make-environment,$(PEERS),-c constraints.txt -c constraints-peers.txt geotorch peft)
 	@touch $@
 
 define make-environment

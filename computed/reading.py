@@ -12,6 +12,7 @@ from computed.errors import ComputedParameterError
 from computed.evaluation import evaluate_traced, last_arguments
 from computed.hold import flag_as_parameter, try_hold
 from computed.lending import Unwritable, lend
+from computed.once import record, recorded
 from computed.settling import LOCK
 from computed.tensorlike import resolved
 from computed.torch_private import address_of, inside_transform, is_fx_tracing
@@ -47,7 +48,7 @@ class Reading(Writing):
                 if value is not None and not inside_transform():
                     return value
         if torch.compiler.is_compiling():
-            return evaluate_in_graph(self)
+            return evaluate_once_in_graph(self)
         if is_fx_tracing():
             traced: Tensor = self()
             return traced
@@ -55,7 +56,9 @@ class Reading(Writing):
 
     def forward(self) -> Tensor:
         """The value; a graph records this call."""
-        return evaluate_in_graph(self) if torch.compiler.is_compiling() else self._evaluated_value()
+        if is_dynamo_compiling():
+            return evaluate_in_graph(self)
+        return evaluate_once_in_graph(self) if torch.compiler.is_compiling() else self._evaluated_value()
 
     def _evaluated_value(self) -> Tensor:
         with LOCK:
@@ -125,6 +128,17 @@ class Reading(Writing):
         new_args = [raws if argument is self else resolved(argument) for argument in args]
         new_kwargs = {key: raws if argument is self else resolved(argument) for key, argument in kwargs.items()}
         return op_rule(*new_args, **new_kwargs)
+
+
+def evaluate_once_in_graph(parameter: Reading) -> Tensor:
+    """The value as a part of a graph that is traced by running the model: evaluated at the first read."""
+    raws = tuple(parameter.raw_tensors())
+    known = recorded(id(parameter), raws, training=parameter.training)
+    if known is not None:
+        return known
+    value = evaluate_in_graph(parameter)
+    record(id(parameter), raws, value, training=parameter.training)
+    return value
 
 
 def evaluate_in_graph(parameter: Reading) -> Tensor:

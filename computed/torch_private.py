@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._functorch import pyfunctorch
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
+from torch.fx.experimental import proxy_tensor
 from torch.utils import _python_dispatch, _pytree
 
 # The address of the first element, read without materialising a copy-on-write storage as `data_ptr()` does. A public
@@ -74,6 +75,12 @@ def inside_transform() -> bool:
         or (_fx_module[FX_FLAG] if FX_FLAG in _fx_module else _fx_tracing())
         or _jit_tracing()
     )
+
+
+def proxy_tracer() -> Any:
+    """The tracer that records what is run at this moment, as `torch.export` does without ``strict``; None for none."""
+    mode = proxy_tensor.get_proxy_mode()
+    return None if mode is None else mode.tracer
 
 
 @contextlib.contextmanager
