@@ -14,6 +14,7 @@ from computed.constraint import Constraint, IteratedConstraint, Preimage
 from computed.errors import ConstraintRefusedError
 from computed.evaluation import full_precision, invert, promoted
 from computed.inverses import check_raws, count_inputs
+from computed.modes import as_in_eval
 from computed.parameter import ComputedParameter
 from computed.resolving import resolve
 from computed.site import Site, free_site
@@ -100,7 +101,8 @@ def projected_value(prepared: Prepared, dtype: torch.dtype) -> Tensor:
     """The value that the preimages stand for, as eval would compute it, without touching the chain's state."""
     assert prepared.preimages is not None
     raws = [raw for i, p in enumerate(prepared.preimages) for raw in p.raws[1 if i else 0 :]]
-    with torch.no_grad(), full_precision(raws[0].device):
+    inner = [each for module in prepared.modules for each in module.modules()]
+    with torch.no_grad(), full_precision(raws[0].device), as_in_eval(inner):
         running: Tensor | None = None
         for link, preimage in zip(prepared.links, prepared.preimages, strict=True):
             own = preimage.raws if running is None else (running, *preimage.raws[1:])

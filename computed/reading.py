@@ -12,6 +12,7 @@ from computed.errors import ComputedParameterError
 from computed.evaluation import evaluate_traced, last_arguments
 from computed.hold import flag_as_parameter, try_hold
 from computed.lending import Unwritable, lend
+from computed.modes import as_in_eval
 from computed.once import record, recorded
 from computed.settling import LOCK
 from computed.tensorlike import resolved
@@ -104,14 +105,8 @@ class Reading(Writing):
         """The value that eval uses, from whichever mode; a tensor of its own."""
         with LOCK, torch.no_grad():
             self.absorb()
-            modes = [(module, module.training) for module in self.modules()]
-            try:
-                for module, _ in modes:
-                    module.training = False
+            with as_in_eval(self.modules()):
                 return self.evaluated(training=False).detach().clone()
-            finally:
-                for module, mode in modes:
-                    module.training = mode
 
     def rule(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do ``func`` by the last constraint's op rule, where this stands as its weight and the rule is in force."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from computed.chain import links_for
 from computed.evaluation import full_precision
+from computed.modes import as_in_eval
 from computed.parameter import ComputedParameter
 from computed.placement import place
 from computed.preparing import from_raws
@@ -147,19 +148,13 @@ def _made(place_: Place, holder: Holder, record: Record) -> ComputedParameter:
 
 def _value(modules: Sequence[nn.Module], raws: Sequence[Tensor]) -> Tensor:
     """The value that eval uses; nothing is written."""
-    modes = [(inner, inner.training) for module in modules for inner in module.modules()]
     first, *later = links_for(modules)
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad(), full_precision(raws[0].device), torch.random.fork_rng(devices=[]):
-            running, _ = first.with_inputs(len(raws)).evaluate(raws, training=False)
-            for link in later:
-                running, _ = link.evaluate([running], training=False)
-            return running
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    inner = [each for module in modules for each in module.modules()]
+    with torch.no_grad(), full_precision(raws[0].device), as_in_eval(inner):
+        running, _ = first.with_inputs(len(raws)).evaluate(raws, training=False)
+        for link in later:
+            running, _ = link.evaluate([running], training=False)
+        return running
 
 
 def _report(todo: Sequence[Sequence[Held]]) -> None:

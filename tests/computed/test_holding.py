@@ -460,14 +460,13 @@ def test_threads_evaluate_once_and_agree() -> None:
 
 
 def test_invalidate_is_for_what_nothing_can_see() -> None:
-    """A NumPy alias made before the hold and written after it."""
+    """An alias by DLPack, made before the hold and written after it; without the call the old value stays."""
     layer, _ = counted()
-    alias = layer.weight.raws["raw"].detach().numpy()
-    layer.weight.forget()
-    alias = layer.weight.raws["raw"].detach().numpy()
+    alias = torch.from_dlpack(layer.weight.raws["raw"].detach())
     with torch.no_grad():
-        layer.weight.value()
-    alias[:] = 0.25
+        before = layer.weight.value().clone()
+    alias.fill_(0.25)
+    assert torch.equal(layer.weight.detach(), before)
     computed.invalidate(layer)
     assert torch.allclose(layer.weight.detach(), torch.full((4, 4), 0.25).tanh())
 
