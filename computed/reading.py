@@ -126,7 +126,12 @@ class Reading(Writing):
 
 
 def evaluate_once_in_graph(parameter: Reading) -> Tensor:
-    """The value as a part of a graph that is traced by running the model: evaluated at the first read."""
+    """The value as a part of a graph that is traced by running the model: evaluated at the first read.
+
+    A random one is a sample of its own at each.
+    """
+    if parameter._draws():
+        return evaluate_in_graph(parameter)
     raws = tuple(parameter.raw_tensors())
     known = recorded(id(parameter), raws, training=parameter.training)
     if known is not None:

@@ -108,6 +108,10 @@ class Writing(Settling):
                 written = Written(value, None, initial, snapshot(value), raws)
         self._await(written)
 
+    def drop_waiting(self) -> None:
+        """Drop what was written and not projected yet: all raws and state are about to be loaded."""
+        self.__dict__["_written"] = None
+
     def _await(self, written: Written) -> None:
         """Keep what was written until the next access; nothing is held beside it, so that a read needs not ask."""
         self.__dict__["_written"] = written

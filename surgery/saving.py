@@ -100,6 +100,9 @@ def load_checkpoint(model: Module, path: str | os.PathLike[str]) -> Module:
         raise PlanError(made.problems)
     record = carry_out(made.rows)
     try:
+        if not present:
+            for _, made_here in record.made:
+                made_here.drop_waiting()  # the file has its raws
         own = model.state_dict()
         _check_fit(own, tensors, contents, Path(path))
         on_meta = any(tensor.is_meta for tensor in own.values())
@@ -183,7 +186,7 @@ def _read(path: Path) -> tuple[Contents, dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no mapping
     except (OSError, SafetensorError) as error:
         raise SurgeryError(f"{path}: cannot be read ({error}); the model is as it was") from error
-    return contents, tensors | {key: tensors[known] for key, known in contents.aliases.items()}
+    return contents, tensors | {key: tensors[known] for key, known in contents.aliases.items() if known in tensors}
 
 
 def _check_base(model: nn.Module, contents: Contents, path: Path) -> None:
@@ -208,7 +211,7 @@ def _check_fit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], content
     problems = [f"{key}: is not in the model" for key in tensors if key not in own]
     for key, tensor in own.items():
         if key not in tensors:
-            known = key in contents.base or key.rpartition(".")[0] in contents.base
+            known = key in contents.base or (key in contents.frozen and key.rpartition(".")[0] in contents.base)
             problems += [] if known else [f"{key}: is missing in the file"]
         elif tensors[key].shape != tensor.shape:
             shapes = f"shape {tuple(tensors[key].shape)} in the file, {tuple(tensor.shape)} in the model"

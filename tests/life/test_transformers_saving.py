@@ -1,0 +1,218 @@
+"""What docs/transformers.md says of saving, loading, tying and resizing, on architectures of every kind.
+
+Truth is the model that was saved, and the library on plain models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import surgery
+from tests.life.test_transformers_models import (
+    ARCHITECTURES,
+    BART,
+    BERT,
+    GPT2,
+    LLAMA,
+    RULES,
+    T5,
+    assert_same_bits,
+    built,
+    loaded,
+    outputs,
+    parts,
+    saved,
+)
+
+transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'examples'")
+
+SIX = ("Bert", "Distilbert", "GPT2", "Llama", "T5", "Bart")
+SPEC = "spectral(bound=0.2)"
+SIGNS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+# a class whose head is its embedding
+TIED: dict[str, tuple[str, dict[str, Any]]] = {
+    "GPT2": ("GPT2LMHeadModel", GPT2 | SIGNS),
+    "Bert": ("BertForMaskedLM", BERT),
+    "Llama": ("LlamaForCausalLM", LLAMA | {"tie_word_embeddings": True}),
+    "Bart": ("BartForConditionalGeneration", BART | SIGNS),
+    "T5": ("T5ForConditionalGeneration", T5 | SIGNS),
+    "OPT": ("OPTForCausalLM", ARCHITECTURES["OPT"][1] | SIGNS),
+}
+
+
+def decorated(cls: type[nn.Module], rules: dict[str, str]) -> type[nn.Module]:
+    """A subclass that transformers takes for the class: it renames keys of some classes, and knows these by name."""
+    return surgery.constrained(rules)(type(cls.__name__, (cls,), {"__module__": cls.__module__}))
+
+
+def tied(name: str) -> tuple[nn.Module, str]:
+    """A model whose head is its embedding, and the name of the embedding's weight."""
+    kind, options = TIED[name]
+    cls = getattr(transformers, kind)
+    torch.manual_seed(0)
+    model = cls(cls.config_class(**options)).eval()
+    weight = model.get_input_embeddings().weight
+    assert model.get_output_embeddings().weight is weight
+    return model, next(other for other, parameter in model.named_parameters() if parameter is weight)
+
+
+def bits_of(model: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """No bars and no reports of what was loaded."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
+    transformers.utils.logging.disable_progress_bar()
+    yield
+    transformers.logging.set_verbosity(verbosity)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_constrained_class_loads_what_save_pretrained_has_written(name: str, tmp_path: Path):
+    """All of it: raws, state, outputs; into a model of other random numbers."""
+    cls, _, inputs = parts(name)
+    model = surgery.apply_constraints(built(name), RULES, strict=False)
+    saved(model, tmp_path)
+    torch.manual_seed(9)
+    again, missing, unexpected = loaded(decorated(cls, RULES), tmp_path)
+    assert (missing, unexpected) == (set(), set())
+    assert_same_bits(again.state_dict(), model.state_dict())
+    assert all(map(torch.equal, outputs(again, inputs), outputs(model, inputs)))
+    assert surgery.check(again).ok
+
+
+@pytest.mark.parametrize("baked", [False, True], ids=["plain state dict", "baked"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_plain_class_loads_plain_files(name: str, baked: bool, tmp_path: Path):
+    cls, _, inputs = parts(name)
+    model = surgery.apply_constraints(built(name), RULES, strict=False)
+    expected, values = outputs(model, inputs), surgery.state_dict(model, format="plain")
+    if baked:
+        saved(surgery.bake(model), tmp_path)
+    else:
+        saved(model, tmp_path, state_dict=dict(values))  # transformers empties it
+    torch.manual_seed(9)
+    again, missing, unexpected = loaded(cls, tmp_path)
+    assert (missing, unexpected) == (set(), set())
+    assert_same_bits(again.state_dict(), values)
+    for one, other in zip(outputs(again, inputs), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)  # adapters are baked to rounding
+
+
+@pytest.mark.parametrize("name", SIX)
+def test_the_plain_class_initialises_anew_what_is_constrained_in_the_file(name: str, tmp_path: Path):
+    """The one way that is not to be taken: no error, and the weights are those of another random model."""
+    cls, _, _ = parts(name)
+    model = surgery.apply_constraints(built(name), RULES, strict=False)
+    values = surgery.state_dict(model, format="plain")
+    saved(model, tmp_path)
+    torch.manual_seed(9)
+    again, missing, unexpected = loaded(cls, tmp_path)
+    constrained = set(surgery.computed_parameters(model))
+    assert missing == constrained
+    assert unexpected == {key for key in model.state_dict() if key not in values}
+    state = again.state_dict()
+    kept = [key for key in values if torch.equal(state[key], values[key])]
+    assert kept == [key for key in values if key not in constrained]
+
+
+def save_and_load_decorated(model: nn.Module, name: str, folder: Path) -> None:
+    model.save_pretrained(folder)
+    decorated(type(model), {name: SPEC}).from_pretrained(folder)
+
+
+TYING: dict[str, Callable[[nn.Module, str, Path], object]] = {
+    "tie_weights": lambda model, name, folder: model.tie_weights(recompute_mapping=False),
+    "init_weights": lambda model, name, folder: model.init_weights(),
+    "from_pretrained of a constrained class": save_and_load_decorated,
+}
+
+
+@pytest.mark.parametrize("way", TYING)
+@pytest.mark.parametrize("name", TIED)
+def test_what_ties_by_parameters_refuses_a_constrained_tie_and_leaves_it(name: str, way: str, tmp_path: Path):
+    """transformers asks its module for a Parameter or a buffer of that name; the tie is as it was."""
+    model, weight_name = tied(name)
+    surgery.apply_constraints(model, {weight_name: SPEC})
+    weight, before = model.get_input_embeddings().weight, bits_of(model)
+    with pytest.raises(AttributeError, match=rf"`{weight_name}` is neither a parameter, buffer, nor extra state"):
+        TYING[way](model, weight_name, tmp_path)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight is weight
+    assert_same_bits(model.state_dict(), before)
+    surgery.bake(model)
+    TYING["tie_weights"](model, weight_name, tmp_path)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_constrained_tie_is_saved_in_both_ways_that_bring_it_back(name: str, tmp_path: Path):
+    """Plain, with the tie; and constrained, by a checkpoint file of ours."""
+    model, weight_name = tied(name)
+    surgery.apply_constraints(model, {weight_name: SPEC})
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(0.5)
+    values, (cls, config) = surgery.state_dict(model, format="plain"), (type(model), model.config)
+    saved(model, tmp_path / "plain", state_dict=dict(values))
+    torch.manual_seed(9)
+    again, missing, unexpected = loaded(cls, tmp_path / "plain")
+    assert (missing, unexpected) == (set(), set())
+    assert_same_bits(again.state_dict(), values)
+    surgery.save_checkpoint(model, tmp_path / "ours")
+    constrained = surgery.load_checkpoint(cls(config), tmp_path / "ours")
+    assert_same_bits(constrained.state_dict(), model.state_dict())
+    for one in (again, constrained):
+        assert one.get_output_embeddings().weight is one.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("size", [60, 30])
+@pytest.mark.parametrize("name", TIED)
+def test_resizing_a_constrained_tie_changes_nothing_and_names_the_way(name: str, size: int):
+    model, weight_name = tied(name)
+    width = model.get_input_embeddings().weight.shape[1]
+    surgery.apply_constraints(model, {weight_name: SPEC})
+    before, words = bits_of(model), model.config.vocab_size
+    with pytest.raises(ValueError, match=r"surgery\.undo\(model\) or surgery\.bake\(model\) first"):
+        model.resize_token_embeddings(size)
+    assert_same_bits(model.state_dict(), before)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert model.config.vocab_size == model.get_input_embeddings().num_embeddings == words
+    surgery.undo(model).resize_token_embeddings(size)
+    assert model.get_output_embeddings().weight.shape == (size, width)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral"])
+def test_a_class_of_ones_own_is_decorated_or_constrained_afterwards(name: str):
+    """It is bit-equal then; what constrains itself in ``__init__`` is not initialised where a layer has no bias."""
+    cls, config, _ = parts(name)
+
+    class Own(cls):
+        """Plain."""
+
+    class Late(cls):
+        """Constrained when it is made."""
+
+    class Early(cls):
+        """Constrained while it is made."""
+
+        def post_init(self) -> None:
+            surgery.apply_constraints(self, RULES, strict=False)
+            super().post_init()
+
+    assert not Own.__module__.startswith("transformers.")
+    models = {}
+    for kind in (Own, surgery.constrained(RULES)(Late), Early):
+        torch.manual_seed(3)
+        models[kind.__name__] = kind(config)
+    expected = surgery.apply_constraints(models["Own"], RULES, strict=False)
+    assert_same_bits(models["Late"].state_dict(), expected.state_dict())
+    with pytest.raises(AssertionError, match=r"weight"):
+        assert_same_bits(models["Early"].state_dict(), expected.state_dict())
