@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,7 +113,9 @@ class ForeignLink(Link):
     def evaluate(self, arguments: Sequence[Tensor], *, training: bool) -> tuple[Tensor, State]:
         """Call the module on copies of its buffers; what it wrote there is the next state."""
         copies = {name: buffer.detach().clone() for name, buffer in self.module.named_buffers()}
-        value = functional_call(self.module, copies, tuple(arguments)) if copies else self.module(*arguments)
+        # without tie_weights: torch leaves what it is given in a module that stands under two names
+        call = partial(functional_call, self.module, copies, tie_weights=False) if copies else None
+        value = self.module(*arguments) if call is None else call(tuple(arguments))
         if not isinstance(value, Tensor):
             raise ConstraintRefusedError(
                 f"{type(self.module).__name__}.forward returned {type(value).__name__}; it must return a tensor"

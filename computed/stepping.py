@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from computed.errors import ComputedParameterError
 from computed.living import living
 from computed.parameter import ComputedParameter
 
@@ -25,6 +26,11 @@ def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, A
     """Tell every computed parameter whose raws the optimizer is about to move."""
     for reference in held_by(optimizer):
         parameter = reference()
+        if parameter is not None and Tensor in map(type, parameter._parameters.values()):
+            raise ComputedParameterError(
+                f"{parameter.called()}: a plain tensor stands in the place of a raw that an optimizer holds; "
+                f"torch.func.functional_call leaves it there where the weight is tied: pass tie_weights=False"
+            )
         if parameter is not None and any(raw.grad is not None for raw in parameter.parameters()):
             parameter.before_step()
 

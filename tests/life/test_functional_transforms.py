@@ -7,20 +7,18 @@ ordinary autograd, one model after the other.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 from torch.nn import functional as F
-from torch.nn.utils import stateless
 
 import surgery
 from computed.constraint import IteratedConstraint
 from computed.parameter import ComputedParameter
 from tests.computed.constraints.test_contract import CONSTRAINTS
-from tests.surgery.models import TiedLM
 
 CHAINS = ("symmetric | spectral(bound=0.5)", "weight_norm | lora(2, seed=1)", "lora(2) | spectral(bound=0.5)")
 NAMES = (*CONSTRAINTS, *CHAINS)
@@ -138,28 +136,3 @@ def test_three_stacked_models_are_their_members(name: str, training: bool):
         expected = slopes(model, raws)
         assert_close({key: each[index] for key, each in stacked.items()}, expected)
         assert_close({"tangent": tangents[index]}, {"tangent": sum((expected[n] * raws[n]).sum() for n in raws)})
-
-
-CALLS: dict[str, Callable[[nn.Module, Tensors, Tensor], Tensor]] = {
-    "torch.func": lambda model, raws, x: functional_call(model, raws, (x,)),
-    "stateless": lambda model, raws, x: stateless.functional_call(model, raws, (x,)),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*stateless.functional_call.*is deprecated:FutureWarning")
-@pytest.mark.parametrize("spec", ["orthogonal", "weight_norm", "spectral(bound=0.5)"])
-@pytest.mark.parametrize("call", CALLS)
-def test_one_name_of_a_tie_stands_for_both(call: str, spec: str):
-    """Raws given under one name are read under each, as those of a plain tie are."""
-    model, tokens = TiedLM(), torch.randint(7, (2, 5))
-    plain = copy.deepcopy(model)
-    surgery.apply_constraints(model, {"head.weight": spec}).eval()
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        for raw in other.head.weight.raws.values():
-            raw.mul_(1.5).add_(0.1)
-        plain.head.weight.copy_(other.head.weight)
-    given = {f"embedding.weight.{role}": raw for role, raw in other.head.weight.raws.items()}
-    own = model(tokens)
-    torch.testing.assert_close(CALLS[call](model, given, tokens), plain.eval()(tokens))
-    assert torch.equal(model(tokens), own)
