@@ -107,9 +107,13 @@ def _quiet() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_outputs_with_everything_computed_by_an_identity_are_those_of_the_plain_model(name: str) -> None:
-    """Every parameter there is; in eval and train mode, a copy too, gradients as well; undone, the same model again."""
+    """Every parameter there is; in eval and train mode, a copy too, gradients as well; undone, the same model again.
+
+    But for what torch's weight norm holds in wav2vec2, which `test_adopting_transformers` is about.
+    """
     plain, inputs = built(name), parts(name)[2]
-    model = surgery.apply_constraints(copy.deepcopy(plain), {"*": Identity})
+    rules = {"*": Identity, "*.pos_conv_embed.conv.weight": None}
+    model = surgery.apply_constraints(copy.deepcopy(plain), rules, strict=False)
     expected = outputs(plain, inputs)
     for one in (model, copy.deepcopy(model)):
         assert all(map(torch.equal, outputs(one, inputs), expected))
