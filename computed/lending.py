@@ -28,13 +28,17 @@ class Owner(Member, Protocol):
 
 
 class Lent:
-    """A value on loan, with the bits that it and all that it was computed from had."""
+    """A value on loan, with the bits that it and all that it was computed from had.
+
+    Where it ``is_true`` no longer it is given to nobody else, and those who have it may still write to it.
+    """
 
     def __init__(self, owner: Owner, value: Tensor) -> None:
         self.owner = weakref.ref(owner)
         self.kept: Tensor | None = value
         self.references = [weakref.ref(value)]
         self.bits = snapshot(value)
+        self.is_true = True
         self.sources = Sources(owner, training=True)  # all that could matter
 
     def written(self) -> Tensor | None:

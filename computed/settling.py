@@ -98,3 +98,5 @@ class Settling(Metadata):
             self.absorb()
             self._commit_if_moved()
             self.__dict__["_holds"] = [None, None]
+            if self._lent is not None:
+                self._lent.is_true = False

@@ -89,7 +89,9 @@ class Writing(Settling):
     def _still_lent(self) -> Tensor | None:
         """The value that was lent last, where it is still true."""
         lent = self._lent
-        return None if lent is None or self._draws() or not lent.sources.unchanged() else lent.kept
+        if lent is None or not lent.is_true or self._draws() or not lent.sources.unchanged():
+            return None
+        return lent.kept
 
     def _stands_on(self, raws: Iterable[Tensor]) -> bool:
         """Whether the raws that a value was computed from are those that stand there now, as far as it is known."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -222,7 +223,8 @@ def live(specs: tuple[str, str], kind: str, history: list[tuple[str, bool]]) -> 
     compare(life, twin)
 
 
-EVERY_SPEC = st.sampled_from((*SPECS, *SQUARE_SPECS))
+# an adapter's numbers come from the seed that torch has when a value is projected, and that is set anew for each event
+EVERY_SPEC = st.sampled_from([re.sub(r"(lora\([^)]*)\)", r"\1, seed=1)", spec) for spec in (*SPECS, *SQUARE_SPECS)])
 HISTORIES = st.lists(st.tuples(st.sampled_from(list(EVENTS)), st.booleans()), min_size=10, max_size=24)
 
 
