@@ -57,7 +57,7 @@ class GuardedModules(dict[str, Any]):
     def release(self, name: str) -> None:
         """Take a computed parameter out, on purpose."""
         self.computed = [other for other in self.computed if other != name]
-        dict.__delitem__(self, name)
+        dict.pop(self, name, None)  # a placement that was broken off has named it, and not put it here yet
         vars(self.host).pop(name, None)
 
     def __setitem__(self, name: str, module: Any) -> None:

@@ -42,12 +42,18 @@ def put_back(host: nn.Module, name: str, tensor: Tensor, *, buffer: bool, persis
         # torch has forgotten it: a module was registered under that name
         host._non_persistent_buffers_set.add(name)
     _reorder(registry, order)
-    if not modules.computed:
+    unguard(host)
+    rebuild_flat_weights(host)
+
+
+def unguard(host: nn.Module) -> None:
+    """Give a host without computed parameters its own mapping of children again, and take the load hook away."""
+    modules = host._modules
+    if isinstance(modules, GuardedModules) and not modules.computed:
         modules.original.clear()
         modules.original.update(modules)
         host._modules = modules.original
         _remove_load_hook(host)
-    rebuild_flat_weights(host)
 
 
 def _reorder(registry: dict[str, Any], order: Sequence[str]) -> None:

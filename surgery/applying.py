@@ -11,7 +11,7 @@ from computed.parameter import ComputedParameter
 from computed.placement import place
 from computed.preparing import assemble
 from computed.torch_private import rebuild_flat_weights
-from surgery.history import next_number
+from surgery.history import forget, next_number, remember
 from surgery.optimizers import Exchange, Following, standing
 from surgery.progress import tracked
 from surgery.proposal import Action, PlannedSite
@@ -20,10 +20,12 @@ from surgery.staleness import replacements
 from surgery.storing import stays_trained
 
 
-def carry_out(rows: Iterable[PlannedSite], optimizers: Sequence[Optimizer] = ()) -> Record:
+def carry_out(
+    rows: Iterable[PlannedSite], optimizers: Sequence[Optimizer] = (), owner: nn.Module | None = None
+) -> Record:
     """Change the model as ``rows`` say; where one of them fails, everything is put back and the error goes on.
 
-    The ``optimizers`` follow.
+    The ``optimizers`` follow; ``owner`` remembers the change.
     """
     record = Record(next_number())
     todo = [row for row in rows if row.changes]
@@ -35,10 +37,14 @@ def carry_out(rows: Iterable[PlannedSite], optimizers: Sequence[Optimizer] = ())
                 record.note(row.found, freezes=row.action is Action.FREEZE)
                 exchanges += _change(row, record)
         _followed(exchanges, optimizers, record)
+        if owner is not None:
+            remember(owner, record)  # the last step: from here on it can be taken back
+        return record
     except BaseException:
         record.restore()
+        if owner is not None:
+            forget(owner, record)
         raise
-    return record
 
 
 def _followed(exchanges: Sequence[Exchange], optimizers: Sequence[Optimizer], record: Record) -> None:

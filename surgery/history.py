@@ -62,7 +62,13 @@ def release_disturbed(model: nn.Module) -> None:
 
 def drop(module: nn.Module, record: Record) -> None:
     """Forget ``record``; a module without records has no trace of them."""
+    history_of(module).remove(record)
+    forget(module, record)
+
+
+def forget(module: nn.Module, record: Record) -> None:
+    """Leave no trace of ``record``, if it has come to stand here."""
     records = history_of(module)
-    records.remove(record)
+    records[:] = [other for other in records if other is not record]
     if not records:
-        del vars(module)[ATTRIBUTE]
+        vars(module).pop(ATTRIBUTE, None)

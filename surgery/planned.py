@@ -10,7 +10,6 @@ from surgery.applying import carry_out
 from surgery.errors import PlanError, SurgeryError
 from surgery.evidence import Evidence, evidence_of
 from surgery.finding import find
-from surgery.history import remember
 from surgery.optimizers import Optimizers, listed, refusals
 from surgery.planning import Draft, Options, Rules, draft
 from surgery.proposal import Action, PlannedSite
@@ -159,9 +158,8 @@ def apply_rows(
     problems = refusals(optimizers, rows)
     if problems:
         raise PlanError(problems)
-    record = carry_out(rows, optimizers)
-    if keep_undo and any(row.changes for row in rows):
-        remember(model, record)
+    kept = keep_undo and any(row.changes for row in rows)
+    record = carry_out(rows, optimizers, model if kept else None)
     return Undo(model, record, len(record.places))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from computed.guard import GuardedModules
 from computed.parameter import ComputedParameter
-from computed.placement import place, put_back
+from computed.placement import place, put_back, unguard
 from computed.watching import UnwatchableError, same_bits, snapshot
 from surgery.finding import Found, Place
 
@@ -81,6 +81,7 @@ class KeptPlace:
         """Put back what stood there, in its old position."""
         host, name = self.place.host, self.place.attribute
         if self.stands():
+            unguard(host)  # a change that was broken off may have come as far as the guard
             return
         modules = host._modules
         # whatever was done here began with the guard: without one, this place was not reached
