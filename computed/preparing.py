@@ -101,7 +101,7 @@ def projected_value(prepared: Prepared, dtype: torch.dtype) -> Tensor:
     """The value that the preimages stand for, as eval would compute it, without touching the chain's state."""
     assert prepared.preimages is not None
     raws = [raw for i, p in enumerate(prepared.preimages) for raw in p.raws[1 if i else 0 :]]
-    inner = [each for module in prepared.modules for each in module.modules()]
+    inner = (each for module in prepared.modules for each in module.modules())
     with torch.no_grad(), full_precision(raws[0].device), as_in_eval(inner):
         running: Tensor | None = None
         for link, preimage in zip(prepared.links, prepared.preimages, strict=True):
@@ -147,26 +147,6 @@ def assemble(
     made.reset()
     if prepared.preimages is None and not tensor.is_meta:
         made.write_later(original)
-    return made
-
-
-def from_raws(
-    modules: Sequence[nn.Module], raws: Sequence[nn.Parameter], like: Tensor, *, name: str
-) -> ComputedParameter:
-    """The computed parameter of foreign ``modules`` upon ``raws`` that are there already, the same objects.
-
-    ``like`` is the value, a Parameter where it is to stand for one.
-    """
-    first, *later = links_for(modules)
-    made = ComputedParameter.__new__(ComputedParameter)
-    nn.Module.__init__(made)
-    made._set_up_frame(modules, (first.with_inputs(len(raws)), *later), like, name=name)
-    for (_, _, slot, _), raw in zip(made.raw_slots(), raws, strict=True):
-        if not raw.is_shared():
-            own_storage(raw)
-        slot.owner[slot.key] = raw
-    made.__dict__["reshapes"] = len(raws) == 1 and raws[0].shape != like.shape
-    made.reset()
     return made
 
 

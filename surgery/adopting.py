@@ -12,7 +12,7 @@ from computed.evaluation import full_precision
 from computed.modes import as_in_eval
 from computed.parameter import ComputedParameter
 from computed.placement import place
-from computed.preparing import from_raws
+from computed.taking_over import from_raws
 from computed.torch_private import rebuild_flat_weights
 from surgery.errors import SurgeryError
 from surgery.finding import Found, Place, find
