@@ -12,6 +12,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+import torch.testing._internal.common_utils  # it loads a hypothesis profile of its own: here, before ours
 
 from tests.evidence import Evidence, Row
 
