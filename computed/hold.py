@@ -67,7 +67,7 @@ class Hold:
         )
         self.inner: list[Tensor] = []
         self.states: list[list[State]] = []
-        # identity hooks: under activation checkpointing the evaluation's saved tensors are not the caller's
+        # hooks that change nothing: under activation checkpointing the evaluation's saved tensors are not the caller's
         with (
             full_precision(self.members[0].device),
             torch.set_grad_enabled(self.with_graph),
@@ -159,4 +159,5 @@ def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> 
 
 
 def _same(tensor: Tensor) -> Tensor:
-    return tensor
+    """The same numbers; detached, since a node that keeps its own output itself would keep itself alive for good."""
+    return tensor.detach()
