@@ -2,7 +2,6 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -114,8 +113,10 @@ class ForeignLink(Link):
         """Call the module on copies of its buffers; what it wrote there is the next state."""
         copies = {name: buffer.detach().clone() for name, buffer in self.module.named_buffers()}
         # without tie_weights: torch leaves what it is given in a module that stands under two names
-        call = partial(functional_call, self.module, copies, tie_weights=False) if copies else None
-        value = self.module(*arguments) if call is None else call(tuple(arguments))
+        if copies:
+            value = functional_call(self.module, copies, tuple(arguments), tie_weights=False)
+        else:
+            value = self.module(*arguments)
         if not isinstance(value, Tensor):
             raise ConstraintRefusedError(
                 f"{type(self.module).__name__}.forward returned {type(value).__name__}; it must return a tensor"

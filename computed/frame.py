@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from computed.chain import Link, State, is_stochastic, overrides_op_rule, reached_by_gradients
-from computed.constraint import Constraint, IteratedConstraint, Role, state_dtype
+from computed.constraint import Constraint, IteratedConstraint, state_dtype
 from computed.evaluation import own_roles
 from computed.held import Held
 from computed.lending import Lent
 from computed.living import living
+from computed.raw_slot import RawSlot
 from computed.sharding import is_sharded
 from computed.tensorlike import TensorLike
 from computed.watching import Bits, Slot, own_storage, same_bits
@@ -38,21 +39,6 @@ class Written(NamedTuple):
         if self.bits is None or not same_bits(self.value, self.bits):
             return False
         return any(not same_bits(raw, kept) for raw, kept in self.raws)
-
-
-class RawSlot(NamedTuple):
-    """A raw by its full role, where it is registered, and whether gradients reach it through the links behind."""
-
-    name: str
-    role: Role
-    slot: Slot
-    reached: bool
-
-    @property
-    def tensor(self) -> nn.Parameter:
-        """The raw that is registered there now."""
-        found: nn.Parameter = self.slot.owner[self.slot.key]
-        return found
 
 
 class Frame(TensorLike, nn.Module):

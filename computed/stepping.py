@@ -31,7 +31,8 @@ def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, A
                 f"{parameter.called()}: a plain tensor stands in the place of a raw that an optimizer holds; "
                 f"torch.func.functional_call leaves it there where the weight is tied: pass tie_weights=False"
             )
-        if parameter is not None and any(raw.grad is not None for raw in parameter.parameters()):
+        # a raw without numbers is one that stands in parts, none of them here: its gradient is elsewhere
+        if parameter is not None and any(raw.grad is not None or raw.numel() == 0 for raw in parameter.parameters()):
             parameter.before_step()
 
 

@@ -1,9 +1,10 @@
-"""Hooks of torch that warn that there is a newer one, without the warning."""
+"""Libraries without what they say: hooks of torch that warn of a newer one, reports and bars of transformers."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -17,3 +18,15 @@ def quiet(norm: Callable[[nn.Module], nn.Module]) -> Callable[[nn.Module], nn.Mo
             return norm(module)
 
     return apply
+
+
+@contextlib.contextmanager
+def quiet_transformers(level: int) -> Iterator[None]:
+    """No bars, and no reports below ``level`` of what was loaded and saved: tests read what the calls return."""
+    from transformers.utils import logging  # an extra
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(level)
+    logging.disable_progress_bar()
+    yield
+    logging.set_verbosity(verbosity)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import surgery
 from tests.computed.identity import Identity
+from tests.quiet import quiet_transformers
 
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'examples'")
 pytest.importorskip("accelerate", reason="accelerate is installed by `make peers` alone")
@@ -120,12 +121,8 @@ def assert_same_optimizers(one: Path, other: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """No bars and no reports of what was saved."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    yield
-    transformers.logging.set_verbosity(verbosity)
+    with quiet_transformers(transformers.logging.ERROR):
+        yield
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import surgery
 from tests.computed.identity import Counting, Identity
+from tests.quiet import quiet_transformers
 
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'examples'")
 
@@ -97,12 +98,8 @@ def assert_same_bits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """No bars and no reports of what was loaded: they are read from what the calls return."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    yield
-    transformers.logging.set_verbosity(verbosity)
+    with quiet_transformers(transformers.logging.ERROR):
+        yield
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -228,6 +225,11 @@ TIED: dict[str, tuple[str, dict[str, Any], dict[str, Tensor]]] = {
 def tied(name: str) -> tuple[nn.Module, str]:
     """A model whose head is its embedding, and the name of the embedding's weight."""
     kind, options, _ = TIED[name]
+    return head_of(kind, options)
+
+
+def head_of(kind: str, options: dict[str, Any]) -> tuple[nn.Module, str]:
+    """A model of class ``kind`` whose head is its embedding, and the name of the embedding's weight."""
     cls = getattr(transformers, kind)
     torch.manual_seed(0)
     model = cls(cls.config_class(**options)).eval()

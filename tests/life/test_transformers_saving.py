@@ -24,11 +24,13 @@ from tests.life.test_transformers_models import (
     T5,
     assert_same_bits,
     built,
+    head_of,
     loaded,
     outputs,
     parts,
     saved,
 )
+from tests.quiet import quiet_transformers
 
 transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'examples'")
 
@@ -51,29 +53,14 @@ def decorated(cls: type[nn.Module], rules: dict[str, str]) -> type[nn.Module]:
     return surgery.constrained(rules)(type(cls.__name__, (cls,), {"__module__": cls.__module__}))
 
 
-def tied(name: str) -> tuple[nn.Module, str]:
-    """A model whose head is its embedding, and the name of the embedding's weight."""
-    kind, options = TIED[name]
-    cls = getattr(transformers, kind)
-    torch.manual_seed(0)
-    model = cls(cls.config_class(**options)).eval()
-    weight = model.get_input_embeddings().weight
-    assert model.get_output_embeddings().weight is weight
-    return model, next(other for other, parameter in model.named_parameters() if parameter is weight)
-
-
 def bits_of(model: nn.Module) -> dict[str, Tensor]:
     return {key: tensor.clone() for key, tensor in model.state_dict().items()}
 
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """No bars and no reports of what was loaded."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(transformers.logging.CRITICAL)
-    transformers.utils.logging.disable_progress_bar()
-    yield
-    transformers.logging.set_verbosity(verbosity)
+    with quiet_transformers(transformers.logging.CRITICAL):
+        yield
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -141,7 +128,7 @@ TYING: dict[str, Callable[[nn.Module, str, Path], object]] = {
 @pytest.mark.parametrize("name", TIED)
 def test_what_ties_by_parameters_refuses_a_constrained_tie_and_leaves_it(name: str, way: str, tmp_path: Path):
     """transformers asks its module for a Parameter or a buffer of that name; the tie is as it was."""
-    model, weight_name = tied(name)
+    model, weight_name = head_of(*TIED[name])
     surgery.apply_constraints(model, {weight_name: SPEC})
     weight, before = model.get_input_embeddings().weight, bits_of(model)
     with pytest.raises(AttributeError, match=rf"`{weight_name}` is neither a parameter, buffer, nor extra state"):
@@ -156,7 +143,7 @@ def test_what_ties_by_parameters_refuses_a_constrained_tie_and_leaves_it(name: s
 @pytest.mark.parametrize("name", TIED)
 def test_a_constrained_tie_is_saved_in_both_ways_that_bring_it_back(name: str, tmp_path: Path):
     """Plain, with the tie; and constrained, by a checkpoint file of ours."""
-    model, weight_name = tied(name)
+    model, weight_name = head_of(*TIED[name])
     surgery.apply_constraints(model, {weight_name: SPEC})
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(0.5)
@@ -176,7 +163,7 @@ def test_a_constrained_tie_is_saved_in_both_ways_that_bring_it_back(name: str, t
 @pytest.mark.parametrize("size", [60, 30])
 @pytest.mark.parametrize("name", TIED)
 def test_resizing_a_constrained_tie_changes_nothing_and_names_the_way(name: str, size: int):
-    model, weight_name = tied(name)
+    model, weight_name = head_of(*TIED[name])
     width = model.get_input_embeddings().weight.shape[1]
     surgery.apply_constraints(model, {weight_name: SPEC})
     before, words = bits_of(model), model.config.vocab_size
