@@ -6,6 +6,9 @@ LATEST := .venv-latest
 PEERS := .venv-peers
 RUN := $(VENV)/bin/python
 EXTRAS := dev,examples
+# Files of tests go to this many processes; a full run takes one, which computes with all cores.
+WORKERS ?= 2
+IN_PARALLEL := -n $(WORKERS) --dist loadfile
 
 export HF_HUB_OFFLINE := 1
 
@@ -19,13 +22,13 @@ demo: .venv ## rules on real pretrained weights: plan, apply, train on, check, b
 	@$(RUN) examples/pretrained_minilm.py
 
 test: lint ## lint, types, and every test at its small size
-	@COMPUTED_SURGERY_SIZE=small $(RUN) -m pytest $(PYTEST_ARGS)
+	@COMPUTED_SURGERY_SIZE=small $(RUN) -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
 test-full: lint ## every test at its full size; writes docs/evidence.md
 	@COMPUTED_SURGERY_SIZE=full $(RUN) -m pytest $(PYTEST_ARGS)
 
 test-latest: $(LATEST)/made ## every test on the newest torch, in an environment of its own
-	@COMPUTED_SURGERY_SIZE=small $(LATEST)/bin/python -m pytest $(PYTEST_ARGS)
+	@COMPUTED_SURGERY_SIZE=small $(LATEST)/bin/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
 bench: .venv ## what a computed parameter costs, in figures; writes docs/benchmarks.md
 	@$(RUN) -m benchmarks

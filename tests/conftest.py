@@ -14,10 +14,11 @@ import pytest
 import torch
 import torch.testing._internal.common_utils  # it loads a hypothesis profile of its own: here, before ours
 
-from tests.evidence import Evidence, Row
+from tests.evidence import Evidence
 
 SIZES = ("small", "full")
 SIZE_VARIABLE = "COMPUTED_SURGERY_SIZE"
+WORKER = "PYTEST_XDIST_WORKER"  # set in a process that runs tests for another, which gets the figures
 EXAMPLES = {"small": 30, "full": 500}
 
 
@@ -43,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
             name, derandomize=True, database=None, deadline=None, max_examples=examples, print_blob=True
         )
     hypothesis.settings.load_profile(asked)
-    if asked == "full":
+    if asked == "full" and WORKER not in os.environ:
         config.pluginmanager.register(Evidence(Path(config.rootpath, "docs", "evidence.md")), "evidence")
 
 
@@ -58,7 +59,7 @@ def evidence(record_property: Callable[[str, object], None]) -> Callable[[str, s
     """``evidence(claim, figure)``: a line of docs/evidence.md, if the test passes in a full run."""
 
     def record(claim: str, figure: str) -> None:
-        record_property("evidence", Row(claim, figure))
+        record_property("evidence", [claim, figure])
 
     return record
 

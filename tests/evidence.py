@@ -79,11 +79,10 @@ class Evidence:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a passed test gives; a failed one loses what it had; a skip changes nothing."""
         if report.failed or (report.when == "call" and report.passed):
-            figures = [value for name, value in report.user_properties if name == "evidence"]
             rows = [
-                Row(value.claim, value.figure, report.nodeid, self.measured)
-                for value in figures
-                if isinstance(value, Row)
+                Row(*map(str, value), report.nodeid, self.measured)
+                for name, value in report.user_properties
+                if name == "evidence" and isinstance(value, list)
             ]
             self.ran[report.nodeid] = rows if report.passed else []
 

@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from tests.architecture import ROOT
+from tests.conftest import SIZE_VARIABLE, WORKER
 from tests.evidence import Row, merged, rendered, rows_of
 
 PROJECT = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text())
@@ -50,10 +51,20 @@ def full_run(root: Path, *arguments: str) -> str:
         shutil.copy(ROOT / "tests" / file, root / "tests" / file)
     root.joinpath("pytest.ini").write_text("[pytest]\npythonpath = .\naddopts = --import-mode=importlib\n")
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
-    full = os.environ | {"COMPUTED_SURGERY_SIZE": "full"}
+    full = {name: value for name, value in os.environ.items() if name != WORKER} | {SIZE_VARIABLE: "full"}
     ran = subprocess.run(command, cwd=root, env=full, capture_output=True, text=True, check=False)
     assert re.search(r"\d (passed|failed)", ran.stdout), ran.stdout + ran.stderr
     return root.joinpath("docs", "evidence.md").read_text()
+
+
+def test_figures_of_several_processes_are_those_of_one(tmp_path: Path):
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    for name in ("test_a.py", "test_b.py"):
+        tests.joinpath(name).write_text(FIRST)
+    parallel = full_run(tmp_path, "-n", "2", "--dist", "loadfile")
+    assert [row.figure for row in rows_of(parallel)] == ["1 us | 2 us", "3 MB"] * 2
+    assert parallel == full_run(tmp_path)
 
 
 def test_figures_of_a_full_run_are_written_and_a_part_of_it_keeps_the_others(tmp_path: Path):

@@ -181,7 +181,7 @@ def test_a_number_of_any_length_comes_back(exponent: int, sign: int):
     ("value", "reason"),
     [
         (math.nan, "nan cannot be written in a spec's text"),
-        (object(), "an argument of type object cannot be written in a spec's text"),
+        (NotImplemented, "an argument of type NotImplementedType cannot be written in a spec's text"),
         (1j, "an argument of type complex cannot be written"),
         (b"x", "an argument of type bytes cannot be written"),
         ({}, "an argument of type dict cannot be written"),
