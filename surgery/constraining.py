@@ -1,6 +1,7 @@
 """Applying constraints: to a whole model by rules, to one module by names, to a class by decoration."""
 
 import functools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -11,7 +12,9 @@ from torch.optim import Optimizer
 from surgery.errors import PlanError, SurgeryError
 from surgery.optimizers import Optimizers, listed
 from surgery.planned import apply_rows, check_route
-from surgery.planning import Options, Rules, draft
+from surgery.planning import Draft, Options, Rules, draft
+
+logger = logging.getLogger("surgery")
 
 Module = TypeVar("Module", bound=nn.Module)
 NOT_IN_A_NAME = frozenset("*?[]{}@:")
@@ -33,7 +36,7 @@ def apply_constraints(
 
     Each pretrained weight is projected to the admissible value nearest to it where one is known, never thrown away.
     ``type(module)``, names, hooks, ties and Parameter objects stay as they are. All or nothing: an error leaves the
-    model untouched. `undo` takes it back, `bake` makes it plain.
+    model untouched. `undo` takes it back, `bake` makes it plain. A log line says how a model of transformers is saved.
 
     Args:
         model: any module, usually a pretrained one.
@@ -62,7 +65,9 @@ def apply_constraints(
     """
     check_route(via)
     options = Options(strict, existing, tie, measures=False, unsafe=unsafe)
-    _apply(model, rules, options, keep_undo=keep_undo, optimizers=listed(optimizer))
+    made = _apply(model, rules, options, keep_undo=keep_undo, optimizers=listed(optimizer))
+    for advice in made.advice:
+        logger.warning(advice)
     return model
 
 
@@ -136,8 +141,9 @@ def constrained(rules: Rules, **options: Any) -> Callable[[type[Module]], type[M
 
 def _apply(
     model: nn.Module, rules: Rules, options: Options, *, keep_undo: bool, optimizers: Sequence[Optimizer] = ()
-) -> None:
+) -> Draft:
     made = draft(model, rules, options)
     if made.problems:
         raise PlanError(made.problems)
     apply_rows(model, made.rows, optimizers=optimizers, keep_undo=keep_undo)
+    return made

@@ -23,7 +23,8 @@ class Plan(Tabular):
     """What `plan` found. Frozen; changes nothing until `apply`.
 
     ``sites`` are the rows in the order of the model, ``problems`` what forbids an apply (all of it), ``notes`` what
-    ``strict=False`` lets pass. Two plans are equal where they propose the same for the same sites.
+    ``strict=False`` lets pass and how a model of transformers is saved. Two plans are equal where they propose the
+    same for the same sites.
     """
 
     sites: tuple[PlannedSite, ...]
@@ -168,7 +169,7 @@ def _plan_of(model: nn.Module, made: Draft) -> Plan:
     return Plan(
         made.rows,
         made.problems,
-        made.notes,
+        made.notes + made.advice,
         made.untouched,
         total,
         total + sum(row.parameters_after - row.parameters_before for row in made.rows),

@@ -12,8 +12,9 @@ from surgery.errors import SurgeryError
 from surgery.finding import Found, find
 from surgery.grouping import Trouble, grouped
 from surgery.measuring import measure
+from surgery.pretrained import saving_advice
 from surgery.progress import tracked
-from surgery.proposal import PlannedSite
+from surgery.proposal import Action, PlannedSite
 from surgery.proposing import EXISTING, Proposal, constrained_by, exempted, frozen
 from surgery.refusing import holding_refusals, inference_refusals, overlapping, shared_storage
 from surgery.rules.deciding import Candidate, decide
@@ -45,12 +46,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Draft:
-    """What planning found: rows in the order of the model, problems that forbid it, notes that do not."""
+    """What planning found: rows in the order of the model, problems that forbid it, notes that do not, advice."""
 
     rows: tuple[PlannedSite, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     untouched: int
+    advice: tuple[str, ...] = ()
 
 
 class Surroundings(NamedTuple):
@@ -87,7 +89,9 @@ def draft(model: nn.Module, rules: Rules, options: Options) -> Draft:
         problems += tuple(frozen_together(rows, found))
         rows = list(given_copies(rows, found))
     problems = (*problems, *grouped(troubles))
-    return _judged(tuple(rows), problems, decision.hints, options, untouched=len(found) - len(decided))
+    made = _judged(tuple(rows), problems, decision.hints, options, untouched=len(found) - len(decided))
+    advice = saving_advice(model) if any(row.changes and row.action is not Action.FREEZE for row in rows) else None
+    return made if advice is None else replace(made, advice=(advice,))
 
 
 def _judged(

@@ -112,6 +112,35 @@ def test_the_plain_class_initialises_anew_what_is_constrained_in_the_file(name: 
     assert kept == [key for key in values if key not in constrained]
 
 
+@pytest.mark.parametrize("name", SIX)
+def test_a_plan_and_an_apply_say_how_to_save(name: str, caplog: pytest.LogCaptureFixture, tmp_path: Path):
+    """And that is right: what they say is done, and the plain class loads the values. A frozen model is a plain one."""
+    cls, _, _ = parts(name)
+    model = built(name)
+    advice = (
+        f"{cls.__name__}.from_pretrained initialises constrained weights anew: save with save_pretrained(folder, "
+        "state_dict=surgery.state_dict(model, format='plain')), or bake first; surgery.save_checkpoint keeps the "
+        "constraints"
+    )
+    assert not surgery.plan(model, {"*": "frozen"}).notes
+    assert surgery.plan(model, RULES, strict=False).notes[-1] == advice
+    for holder in (model, nn.ModuleDict({"inner": built(name)})):  # as one module of many, too
+        caplog.clear()
+        surgery.apply_constraints(holder, RULES, strict=False)
+        assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", advice)]
+    saved(model, tmp_path, state_dict=surgery.state_dict(model, format="plain"))
+    again, missing, unexpected = loaded(cls, tmp_path)
+    assert (missing, unexpected) == (set(), set())
+    assert_same_bits(again.state_dict(), surgery.state_dict(model, format="plain"))
+
+
+def test_other_models_need_no_advice(caplog: pytest.LogCaptureFixture):
+    model = nn.Linear(3, 3)
+    assert surgery.plan(model, RULES | {"weight": "spectral"}, strict=False).notes
+    surgery.apply_constraints(model, {"weight": "spectral"})
+    assert not caplog.records
+
+
 def save_and_load_decorated(model: nn.Module, name: str, folder: Path) -> None:
     model.save_pretrained(folder)
     decorated(type(model), {name: SPEC}).from_pretrained(folder)
