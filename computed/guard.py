@@ -37,6 +37,14 @@ class GuardedModules(dict[str, Any]):
         self.original = {}
         dict.update(self, entries)
 
+    def for_host(self, host: nn.Module) -> "GuardedModules":
+        """A guard with the same entries and orders, for a host that takes the place of this one's."""
+        made = GuardedModules.__new__(GuardedModules)
+        made.__setstate__((dict(self), host, list(self.order), list(self.buffers), list(self.computed)))
+        made.original = {name: module for name, module in self.items() if name not in self.computed}
+        vars(host).update({name: self[name] for name in self.computed})
+        return made
+
     def guard(self, name: str, parameter: ComputedParameter) -> None:
         """Register a computed parameter under ``name``."""
         if name not in self.order and name not in self.buffers:

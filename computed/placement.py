@@ -79,6 +79,23 @@ def guarded(host: nn.Module) -> GuardedModules:
     return host._modules
 
 
+def take_registries(host: nn.Module, source: nn.Module) -> None:
+    """Let ``host``, which has nothing yet, have what ``source`` has: the same tensors and modules, guarded as there.
+
+    Tensors that stand in ``source`` unregistered come along.
+    """
+    host.training = source.training
+    host._parameters.update(source._parameters)
+    host._buffers.update(source._buffers)
+    host._non_persistent_buffers_set.update(source._non_persistent_buffers_set)
+    vars(host).update({name: value for name, value in vars(source).items() if isinstance(value, Tensor)})
+    if isinstance(source._modules, GuardedModules):
+        host._modules = source._modules.for_host(host)
+        host.register_load_state_dict_pre_hook(accept_plain_keys)
+    else:
+        host._modules.update(source._modules)
+
+
 def on_registration(host: nn.Module, name: str, module: nn.Module | None) -> None:
     """Guard every computed parameter that is registered on a module that uses it as its parameter.
 

@@ -1,6 +1,7 @@
 """A site: one parameter of a model, as frozen evidence."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,7 @@ def site_of(
     """The site of ``tensor``, which stands under ``names`` and whose first host is ``host``."""
     return Site(
         names=names,
-        host_type=type(host),
+        host_type=class_of(host),
         shape=shape,
         dtype=tensor.dtype,
         device=device or tensor.device,
@@ -83,16 +84,23 @@ def free_site(tensor: Tensor, name: str = "weight") -> Site:
     return Site((name,), nn.Module, tensor.shape, tensor.dtype, tensor.device, tensor.requires_grad)
 
 
+def class_of(host: nn.Module) -> type[nn.Module]:
+    """The class that a model's author gave ``host``: a graph puts others in the place of some, which name it."""
+    stood: type[nn.Module] = vars(host).get("stands_for", type(host))
+    return stood
+
+
 def convolution_of(host: nn.Module, attribute: str) -> Convolution | None:
     """The geometry of the convolution whose weight ``attribute`` is, or None."""
-    if attribute != "weight" or not isinstance(host, FORWARD_CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS):
+    if attribute != "weight" or not issubclass(class_of(host), FORWARD_CONVOLUTIONS + TRANSPOSED_CONVOLUTIONS):
         return None
-    padding = host.padding if isinstance(host.padding, str) else tuple(host.padding)
+    geometry: Any = host  # an op module has it too
+    padding = geometry.padding if isinstance(geometry.padding, str) else tuple(geometry.padding)
     return Convolution(
-        dims=len(host.kernel_size),
-        stride=tuple(host.stride),
+        dims=len(geometry.kernel_size),
+        stride=tuple(geometry.stride),
         padding=padding,
-        dilation=tuple(host.dilation),
-        groups=host.groups,
-        transposed=isinstance(host, TRANSPOSED_CONVOLUTIONS),
+        dilation=tuple(geometry.dilation),
+        groups=geometry.groups,
+        transposed=issubclass(class_of(host), TRANSPOSED_CONVOLUTIONS),
     )

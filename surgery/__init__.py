@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from surgery.errors import PlanError as PlanError
     from surgery.errors import StaleOptimizerError as StaleOptimizerError
     from surgery.errors import SurgeryError as SurgeryError
+    from surgery.errors import TraceRefusedError as TraceRefusedError
     from surgery.errors import UndoError as UndoError
     from surgery.listing import computed_parameters as computed_parameters
     from surgery.planned import Plan as Plan
@@ -33,6 +34,7 @@ _PLACES = {
     "PlanError": "surgery.errors",
     "StaleOptimizerError": "surgery.errors",
     "SurgeryError": "surgery.errors",
+    "TraceRefusedError": "surgery.errors",
     "Undo": "surgery.undoing",
     "UndoError": "surgery.errors",
     "adopt": "surgery.adopting",
@@ -55,6 +57,7 @@ __all__ = [
     "PlanError",
     "StaleOptimizerError",
     "SurgeryError",
+    "TraceRefusedError",
     "Undo",
     "UndoError",
     "adopt",

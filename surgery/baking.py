@@ -1,14 +1,18 @@
 """Baking: computed parameters become plain ones that hold their values."""
 
+import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.optim import Optimizer
 
 from computed.parameter import ComputedParameter
 from computed.placement import put_back
+from surgery.errors import SurgeryError
 from surgery.finding import Found, find
+from surgery.graph.passes.plain_reads import with_plain_reads
 from surgery.history import release_disturbed
 from surgery.listing import found_computed
 from surgery.optimizers import Exchange, Following, Optimizers, listed, standing
@@ -21,6 +25,8 @@ logger = logging.getLogger("surgery")
 
 def bake(model: nn.Module, patterns: str | Iterable[str] | None = None, *, optimizer: Optimizers = None) -> nn.Module:
     """Replace computed parameters by plain ones that hold the values which eval uses; in place, returns the model.
+
+    Of a graph a new one is returned, and the one that was given stays.
 
     From train mode as from eval: what is pending is dropped. The original Parameter object takes the value where it is
     still a raw, a new one where not, in the original order. Outputs are bit-equal to those of the constrained model in
@@ -43,7 +49,17 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None, *, optim
         >>> type(bake(model).weight).__name__, bool((model.weight > 0).all())
         ('Parameter', True)
     """
-    optimizers = listed(optimizer)
+    if isinstance(model, fx.GraphModule):
+        if optimizer is not None:
+            raise SurgeryError(
+                "optimizer= follows a change in place; a graph that is baked is new: make a new optimizer"
+            )
+        return with_plain_reads(bake_in_place(copy.deepcopy(model), patterns, ()))
+    return bake_in_place(model, patterns, listed(optimizer))
+
+
+def bake_in_place(model: nn.Module, patterns: str | Iterable[str] | None, optimizers: Sequence[Optimizer]) -> nn.Module:
+    """Bake what ``patterns`` match; see `bake`."""
     chosen = found_computed(model, patterns, "bake")
     total = sum(one.computed is not None for one in find(model))
     # evaluated before anything is changed: an error leaves the model as it was

@@ -4,12 +4,13 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 from torch.optim import Optimizer
 
 from surgery.errors import PlanError, SurgeryError
+from surgery.graph.applying import graph_of
 from surgery.optimizers import Optimizers, listed
 from surgery.planned import apply_rows, check_route
 from surgery.planning import Draft, Options, Rules, draft
@@ -31,8 +32,11 @@ def apply_constraints(
     tie: str = "share",
     keep_undo: bool = True,
     unsafe: bool = False,
+    example: object = None,
+    hooks: str = "refuse",
+    lower: "Mapping[type[nn.Module], Callable[..., Any]] | None" = None,
 ) -> Module:
-    """Constrain the parameters that ``rules`` match; in place, returns the model.
+    """Constrain the parameters that ``rules`` match; in place, returns the model; ``via="fx"`` gives a new graph.
 
     Each pretrained weight is projected to the admissible value nearest to it where one is known, never thrown away.
     ``type(module)``, names, hooks, ties and Parameter objects stay as they are. All or nothing: an error leaves the
@@ -44,7 +48,8 @@ def apply_constraints(
             ``@Type`` (``"*.conv*.weight"``, ``"*@Conv2d.weight"``) or ``re:`` and a regular expression. A spec is a
             name, ``"spectral(bound=2.0)"``, a chain ``"a | b"``, a class or Module, a Transform, a function of a
             `Site`; ``None`` or ``"none"`` exempts, ``"frozen"`` only sets ``requires_grad=False``.
-        via: "tree".
+        via: "tree", or "fx": a copy of the model is constrained and traced, and returned as a GraphModule in which
+            every computed parameter is a call of its module; the model is untouched. See docs/graphs.md.
         optimizer: a torch optimizer, or several, that follow: new raws take the place and the options of the
             Parameters they replace, with empty state; reused ones keep theirs. `undo` and `bake` reverse it. Without
             it, the next step of an optimizer that holds a replaced Parameter raises StaleOptimizerError.
@@ -53,9 +58,14 @@ def apply_constraints(
         tie: "share" (one computed parameter in all places), "error" or "split".
         keep_undo: False keeps nothing for `undo`, which saves a copy of the weights.
         unsafe: True lets modules and functions change the shape of a weight; its host must be able to use that.
+        example: for a graph: (args, kwargs) of a call. It says which arguments the graph takes; all others are
+            constants in it. The graph is compared with the model on it, in training and in eval.
+        hooks: for a graph: "ignore" drops hooks of modules that the graph does not call, "refuse" names them.
+        lower: for a graph: class -> a function of module and arguments that is traced in the place of its forward.
 
     Errors: PlanError with all problems at once: rules that match nothing (with near misses) or are shadowed, unknown
-    names, wrong arguments, parameters that their constraint or host cannot take.
+    names, wrong arguments, parameters that their constraint or host cannot take. TraceRefusedError, with file, line and
+    statement: what cannot be traced, or would be silently wrong in a graph.
 
     Example:
         >>> import torch
@@ -65,6 +75,12 @@ def apply_constraints(
     """
     check_route(via)
     options = Options(strict, existing, tie, measures=False, unsafe=unsafe)
+    if via == "fx":
+        if optimizer is not None:
+            raise SurgeryError(
+                "optimizer= follows a change in place; via='fx' makes new Parameters: make a new optimizer"
+            )
+        return cast(Module, graph_of(model, rules, options, example=example, hooks=hooks, lower=lower))
     made = _apply(model, rules, options, keep_undo=keep_undo, optimizers=listed(optimizer))
     for advice in made.advice:
         logger.warning(advice)

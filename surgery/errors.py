@@ -26,3 +26,7 @@ class UndoError(SurgeryError):
 
 class StaleOptimizerError(SurgeryError):
     """An optimizer is about to step that holds replaced Parameters, while none holds those in their place."""
+
+
+class TraceRefusedError(SurgeryError):
+    """A model that cannot be traced, or whose graph would be silently wrong."""

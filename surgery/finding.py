@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from computed.guard import GuardedModules
 from computed.parameter import ComputedParameter
-from computed.site import Site, site_of
+from computed.site import Site, class_of, site_of
 from surgery.holders import Holder, holders
 
 
@@ -126,4 +126,4 @@ def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...], holde
 
 def type_names(host: nn.Module) -> tuple[str, ...]:
     """The names of the classes in the method resolution order of ``host``."""
-    return tuple(cls.__name__ for cls in type(host).__mro__)
+    return tuple(cls.__name__ for cls in class_of(host).__mro__)

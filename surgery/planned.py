@@ -17,6 +17,8 @@ from surgery.tables import Tabular
 from surgery.undoing import Undo
 from surgery.wording import bytes_text, heads, rows_text, trainable_text
 
+ROUTES = ("tree", "fx")
+
 
 @dataclass(frozen=True, eq=False)
 class Plan(Tabular):
@@ -144,8 +146,11 @@ def plan(
 
 def check_route(via: str) -> None:
     """Refuse a route that does not exist."""
-    if via != "tree":
-        raise SurgeryError(f"via={via!r}: the route is 'tree', which changes the live module tree in place")
+    if via not in ROUTES:
+        raise SurgeryError(
+            f"via={via!r}: the route is 'tree', which changes the live module tree in place, or 'fx', which makes a "
+            f"graph of a copy"
+        )
 
 
 def apply_rows(

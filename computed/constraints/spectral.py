@@ -120,6 +120,12 @@ class Spectral(Described, IteratedConstraint):
                 u, v = power_steps(matrix, self.u, self.v, self.n_power_iterations)
                 self.pending_u.copy_(u)
                 self.pending_v.copy_(v)
+                # a scripted module is told of no optimizer's step
+                if torch.jit.is_scripting():  # type: ignore[attr-defined]
+                    self.u.copy_(u)
+                    self.v.copy_(v)
+                    self.settled_u.copy_(u)
+                    self.settled_v.copy_(v)
         bound = self.bound
         if bound is None:
             return scaled_by_sigma(raw, u, v, self.rows, self.norm, self.eps, False)

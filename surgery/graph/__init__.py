@@ -1,0 +1,1 @@
+"""The FX route: the same rules on a traced graph."""

@@ -1,0 +1,78 @@
+"""Whether a graph gives what the model gives, in training and in eval, on an example: what no trace can see."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from computed.torch_private import tree_map
+from surgery.errors import TraceRefusedError
+from surgery.graph.arguments import Call, Example
+from surgery.graph.module import ConstrainedGraph
+
+# relative to the largest entry, or to one
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+COARSE = 2e-2
+
+
+def compare(graph: ConstrainedGraph, model: nn.Module, call: Call, example: Example) -> None:
+    """Raise where the graph and the constrained model differ, in training or in eval; both stay as they are.
+
+    Errors: TraceRefusedError.
+    """
+    inputs = [argument.value for argument in call.arguments if argument.traced]
+    for mode in (True, False):
+        traced, whole = copy.deepcopy(graph).train(mode), copy.deepcopy(model).train(mode)
+        expected = _outputs(_run(whole, example[0], example[1]))
+        got = _outputs(_run(traced, inputs, {}))
+        problem = _difference(got, expected)
+        if problem is not None:
+            name = "training" if mode else "eval"
+            raise TraceRefusedError(
+                f"{type(model).__name__}: the graph is not the model, {problem} in {name}. A branch on isinstance(x, "
+                f"Tensor), a counter in Python or train() and eval() of its own are not in a graph; ways out: "
+                f"via='tree', or lower={{Type: function}}"
+            )
+
+
+def _run(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        return module(*copy.deepcopy(args), **copy.deepcopy(kwargs))
+
+
+def _outputs(result: Any) -> list[Any]:
+    found: list[Any] = []
+    tree_map(found.append, result)
+    return found
+
+
+def _difference(got: list[Any], expected: list[Any]) -> str | None:
+    if len(got) != len(expected):
+        return f"it has {len(got)} outputs instead of {len(expected)}"
+    for position, (one, other) in enumerate(zip(got, expected, strict=True)):
+        if not isinstance(other, Tensor):
+            if one != other:
+                return f"output {position} is {one!r} instead of {other!r}"
+            continue
+        if not isinstance(one, Tensor) or (one.shape, one.dtype) != (other.shape, other.dtype):
+            return f"output {position} has another type, shape or dtype"
+        if not other.is_floating_point():
+            if not torch.equal(one, other):
+                return f"output {position} differs"
+            continue
+        error = _error(one, other)
+        if error > TOLERANCE.get(other.dtype, COARSE):
+            return f"output {position} differs by {error:.2g} (relative to its largest entry)"
+    return None
+
+
+def _error(one: Tensor, other: Tensor) -> float:
+    if not other.numel():
+        return 0.0
+    one, other = one.double(), other.double()
+    same = (one == other) | (one.isnan() & other.isnan())
+    difference = torch.where(same, 0.0, (one - other).abs())
+    scale = max(1.0, float(torch.where(other.isfinite(), other, 0.0).abs().amax()))
+    return float(difference.amax()) / scale

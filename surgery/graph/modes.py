@@ -1,0 +1,135 @@
+"""What a model does in training and in eval, in one graph: dropout follows the mode, anything else must not differ."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from torch import fx, nn
+from torch.nn import functional as F
+
+from computed.watching import same_bits
+from surgery.errors import TraceRefusedError
+from surgery.graph.tracer import Made, fresh_name
+
+Dropout = Callable[..., nn.Module]
+
+# functions whose results differ by an argument that says whether a model trains, and the module that knows by itself
+DROPOUTS: dict[Callable[..., Any], Dropout] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+TRAINING = "training"
+CONSTANT = "_tensor_constant"  # the name that fx gives them
+
+
+class Recorded(NamedTuple):
+    """A graph, and where each of its nodes was made."""
+
+    graph: fx.Graph
+    made: dict[str, Made]
+
+
+def joined(root: nn.Module, train: Recorded, evaluation: Recorded) -> fx.Graph:
+    """The graph of ``train`` with modules for what differs from ``evaluation`` by the mode alone.
+
+    Errors: TraceRefusedError for any other difference, with its place.
+    """
+    pairs = list(zip(train.graph.nodes, evaluation.graph.nodes, strict=False))
+    partner = dict(pairs)
+    for first, second in pairs:
+        if _same(first, second, partner) or _same_constant(root, first, second):
+            continue
+        if not _differ_by_mode_alone(first, second, partner):
+            raise TraceRefusedError(_refusal(root, train.made[first.name]))
+        _follow_mode(root, first, train.made[first.name].module)
+    if len(train.graph.nodes) != len(evaluation.graph.nodes):
+        raise TraceRefusedError(_refusal(root, train.made[pairs[-1][0].name]))
+    return train.graph
+
+
+def _same(first: fx.Node, second: fx.Node, partner: dict[fx.Node, fx.Node]) -> bool:
+    if (first.op, first.target) != (second.op, second.target):
+        return False
+    mapped = fx.node.map_arg((first.args, first.kwargs), partner.__getitem__)
+    return _equal(mapped, (second.args, second.kwargs))
+
+
+def _same_constant(root: nn.Module, first: fx.Node, second: fx.Node) -> bool:
+    """Whether both read a tensor that the code makes anew each time: each trace keeps its own."""
+    if (first.op, second.op) != ("get_attr", "get_attr") or not (is_constant(first) and is_constant(second)):
+        return False
+    tensors = getattr(root, str(first.target)), getattr(root, str(second.target))
+    return tensors[0].dtype == tensors[1].dtype and same_bits(*tensors)
+
+
+def is_constant(node: fx.Node) -> bool:
+    """Whether a node reads a tensor that the trace has put on the root."""
+    return node.op == "get_attr" and str(node.target).startswith(CONSTANT)
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Whether arguments are equal; a bool is no int, and NaN is NaN."""
+    if type(first) is not type(second):
+        return False
+    if isinstance(first, tuple | list):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(_equal(first[key], second[key]) for key in first)
+    if isinstance(first, slice):
+        return _equal((first.start, first.stop, first.step), (second.start, second.stop, second.step))
+    return bool(first == second) or (first != first and second != second)
+
+
+def _differ_by_mode_alone(first: fx.Node, second: fx.Node, partner: dict[fx.Node, fx.Node]) -> bool:
+    if first.op != "call_function" or first.target is not second.target or first.target not in DROPOUTS:
+        return False
+    mapped = fx.node.map_arg((first.args, first.kwargs), partner.__getitem__)
+    in_training, in_eval = _bound(first.target, *mapped), _bound(second.target, second.args, second.kwargs)
+    modes = in_training.pop(TRAINING), in_eval.pop(TRAINING)
+    return modes == (True, False) and _equal(in_training, in_eval)
+
+
+def _bound(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    bound = inspect.signature(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def _follow_mode(root: nn.Module, node: fx.Node, owner: str) -> None:
+    """Let a module of its owner do what the node's function does."""
+    arguments = _bound(node.target, node.args, node.kwargs)
+    host = root.get_submodule(owner)
+    name = fresh_name(host, "dropout")
+    made = DROPOUTS[node.target](arguments["p"], inplace=arguments["inplace"])  # type: ignore[index]
+    made.training = host.training
+    host.add_module(name, made)
+    node.op, node.target = "call_module", f"{owner}.{name}" if owner else name
+    node.args, node.kwargs = (arguments["input"],), {}
+
+
+def _refusal(root: nn.Module, made: Made) -> str:
+    where = f"{made.spot.told(root)} " if made.spot is not None else ""
+    return (
+        f"{where}does in training something else than in eval, and a graph has one course for both; a module that asks "
+        f"for its mode itself can be kept whole: exempt what is in it"
+    )
+
+
+def modes_of(root: nn.Module) -> Iterator[bool]:
+    """Set the mode of all modules to training, then to eval, then back to what each of them was in.
+
+    By the flag alone: ``train()`` and ``eval()`` of an author's module may do more.
+    """
+    before = [(module, module.training) for module in root.modules()]
+    try:
+        for mode in (True, False):
+            for module, _ in before:
+                module.training = mode
+            yield mode
+    finally:
+        for module, mode in before:
+            module.training = mode

@@ -1,0 +1,1 @@
+"""Passes: functions from a GraphModule to a GraphModule."""

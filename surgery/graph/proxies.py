@@ -1,0 +1,79 @@
+"""The proxy of a tensor that stands in the model: what is asked about it is answered, what is done recorded."""
+
+import torch
+from torch import Tensor, fx
+from torch.fx.proxy import TracerBase
+
+
+class TensorProxy(fx.Proxy):
+    """A parameter or buffer in a trace.
+
+    Authors' code asks for shapes and dtypes and branches on them; those of a tensor that stands in the model do not
+    change, so the answer is the tensor's own.
+    """
+
+    def __init__(self, node: fx.Node, tracer: TracerBase, tensor: Tensor) -> None:
+        super().__init__(node, tracer)
+        self.tensor = tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """As the tensor's."""
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As the tensor's."""
+        return self.tensor.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """As the tensor's."""
+        return self.tensor.device
+
+    @property
+    def ndim(self) -> int:
+        """As the tensor's."""
+        return self.tensor.ndim
+
+    @property
+    def requires_grad(self) -> bool:
+        """As the tensor's."""
+        return self.tensor.requires_grad
+
+    @property
+    def is_cuda(self) -> bool:
+        """As the tensor's."""
+        return self.tensor.is_cuda
+
+    def size(self, dim: int | None = None) -> torch.Size | int:
+        """As the tensor's."""
+        return self.tensor.size() if dim is None else self.tensor.size(dim)
+
+    def dim(self) -> int:
+        """As the tensor's."""
+        return self.tensor.dim()
+
+    def numel(self) -> int:
+        """As the tensor's."""
+        return self.tensor.numel()
+
+    def nelement(self) -> int:
+        """As the tensor's."""
+        return self.tensor.nelement()
+
+    def is_floating_point(self) -> bool:
+        """As the tensor's."""
+        return self.tensor.is_floating_point()
+
+    def is_complex(self) -> bool:
+        """As the tensor's."""
+        return self.tensor.is_complex()
+
+    def element_size(self) -> int:
+        """As the tensor's."""
+        return self.tensor.element_size()
+
+    def __len__(self) -> int:
+        """As the tensor's."""
+        return len(self.tensor)

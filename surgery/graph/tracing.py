@@ -1,0 +1,114 @@
+"""From a constrained copy of a model to its graph: traced in both modes, and refused where it would be wrong."""
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, fx, nn
+
+from computed.parameter import ComputedParameter
+from surgery.errors import TraceRefusedError
+from surgery.graph.arguments import Call
+from surgery.graph.attributes import Attributes
+from surgery.graph.locating import innermost_in_torch, spots
+from surgery.graph.lowering import FORWARDS, Lowering
+from surgery.graph.modes import Recorded, is_constant, joined, modes_of
+from surgery.graph.module import ConstrainedGraph, assembled
+from surgery.graph.operations.op_module import OpModule
+from surgery.graph.order import at_first_use
+from surgery.graph.tracer import SurgeryTracer, put_operation_under
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+WAYS_OUT = (
+    "ways out: via='tree', which traces nothing; lower={Type: function}, a function that is traced in the place of a "
+    "module's forward; a rule that exempts what is in it, so that the module is kept whole"
+)
+
+
+def traced(
+    root: nn.Module, call: Call, *, inlined: frozenset[str], lower: Mapping[type[nn.Module], Lowering]
+) -> ConstrainedGraph:
+    """The graph of ``root``, whose objects it takes over.
+
+    Errors: TraceRefusedError, with file, line and statement, for what cannot be traced or would be wrong in a graph.
+    """
+    stands_for = type(root)
+    forwards = {**FORWARDS, **lower}
+    if stands_for not in forwards:
+        put_operation_under(root)
+    recorded = []
+    for _ in modes_of(root):
+        tracer = SurgeryTracer(inlined, call, forwards)
+        recorded.append(Recorded(_recorded(tracer, root), tracer.made))
+    graph = joined(root, *recorded)
+    _keep_constants(root, graph)
+    at_first_use(graph, set(paths_of_values(root)))
+    graph.lint()
+    return assembled(root, graph, stands_for, call.constants)
+
+
+def _recorded(tracer: SurgeryTracer, root: nn.Module) -> fx.Graph:
+    attributes = Attributes.of(root, tracer.inlined)
+    try:
+        graph = tracer.record(root)
+    except TraceRefusedError:
+        raise
+    except (
+        Exception
+    ) as error:  # every kind occurs: https://pytorch.org/docs/stable/fx.html#limitations-of-symbolic-tracing
+        raise TraceRefusedError(_failure(error, root)) from error
+    changed = attributes.changes()
+    if changed:
+        raise TraceRefusedError(f"{type(root).__name__}: {'; '.join(changed)}, which a graph does not do")
+    return graph
+
+
+def _failure(error: Exception, root: nn.Module) -> str:
+    below = list(spots(error.__traceback__))
+    where = f"{below[-1].told(root)}: " if below else ""
+    inner = innermost_in_torch(error.__traceback__)
+    torch_line = f" (in torch: {inner})" if inner else ""
+    reason = str(error).splitlines()[0] if str(error) else ""
+    return (
+        f"{type(root).__name__} cannot be traced: {where}{type(error).__name__}: {reason}{torch_line}\n"
+        f"the model is untouched; {WAYS_OUT}"
+    )
+
+
+def modules_to_inline(root: nn.Module) -> frozenset[str]:
+    """The names of all modules that have a computed parameter, themselves or below."""
+    found: set[str] = set()
+    for path in paths_of_values(root):
+        parts = path.split(".")
+        found |= {".".join(parts[:length]) for length in range(len(parts))}
+    return frozenset(found | {name for name, module in root.named_modules() if isinstance(module, OpModule)})
+
+
+def paths_of_values(root: nn.Module) -> Iterator[str]:
+    """The names of all computed parameters, each under its first."""
+    return (name for name, module in root.named_modules() if isinstance(module, ComputedParameter))
+
+
+def hook_refusals(root: nn.Module, inlined: frozenset[str]) -> list[str]:
+    """The hooks of modules that a graph does not call, which would be lost or run once."""
+    found = []
+    for name, module in root.named_modules():
+        kinds = [kind.strip("_") for kind in HOOKS if getattr(module, kind)]
+        if kinds and (name in inlined or not name):
+            found.append(f"{name or 'the model itself'} ({type(module).__name__}) has {' and '.join(kinds)}")
+    return found
+
+
+def drop_hooks(root: nn.Module, inlined: frozenset[str]) -> None:
+    """Remove the hooks that a graph cannot keep."""
+    for name, module in root.named_modules():
+        if name in inlined or not name:
+            for kind in HOOKS:
+                getattr(module, kind).clear()
+
+
+def _keep_constants(root: nn.Module, graph: fx.Graph) -> None:
+    """Tensors that the code makes and that do not depend on inputs move with the model, and are no state of it."""
+    used = {str(node.target) for node in graph.nodes if is_constant(node)}
+    for name in used:
+        tensor = vars(root).pop(name)
+        assert isinstance(tensor, Tensor)
+        root.register_buffer(name, tensor, persistent=False)
