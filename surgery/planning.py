@@ -1,6 +1,6 @@
 """What rules would do to a model, site by site: a plan changes nothing."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from surgery.wrapping import Wrapping, freezing_refusals, reduction_refusals, sh
 
 TIES = ("share", "error", "split")
 Rules = Mapping[str, object] | Iterable[tuple[str, object]]
+Resolve = Callable[[RuleSet], tuple[RuleSet, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,18 @@ class Surroundings(NamedTuple):
     wrapping: Wrapping
 
 
-def draft(model: nn.Module, rules: Rules, options: Options) -> Draft:
-    """Match ``rules`` over ``model`` and propose a change for each site that one of them decides."""
+def draft(model: nn.Module, rules: Rules, options: Options, resolve: Resolve | None = None) -> Draft:
+    """Match ``rules`` over ``model`` and propose a change for each site that one of them decides.
+
+    ``resolve`` finds what rules that need a graph are about; without it they are refused.
+    """
     if not isinstance(model, nn.Module):
         raise SurgeryError(f"expected a torch.nn.Module, got {type(model).__name__}")
     ruleset, problems = RuleSet.read(rules)
-    problems += ruleset.refused_operations("tree")
+    if resolve is not None:
+        ruleset, unknown = resolve(ruleset)
+        problems += unknown
+    problems += ruleset.refused_operations("tree") if resolve is None else ()
     broken = argument_problems(ruleset)
     problems += tuple(broken.values())
     found = find(model)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from torch import nn
 
 from surgery.errors import PlanError, SurgeryError, TraceRefusedError
-from surgery.graph.arguments import call_of, example_of
+from surgery.graph.arguments import Call, call_of, example_of
 from surgery.graph.checking import compare
+from surgery.graph.choosing import resolved
 from surgery.graph.lowering import Lowering
 from surgery.graph.module import ConstrainedGraph
 from surgery.graph.tracing import drop_hooks, hook_refusals, modules_to_inline, traced
@@ -33,7 +34,7 @@ def graph_of(
         raise SurgeryError(f"hooks={hooks!r}; it is one of {', '.join(map(repr, HOOKS))}")
     given = example_of(example)
     call = call_of(model, given)
-    copied = constrained_copy(model, rules, options)
+    copied = constrained_copy(model, rules, options, call, lower or {})
     inlined = modules_to_inline(copied)
     hooked = hook_refusals(copied, inlined)
     if hooked and hooks == "refuse":
@@ -50,8 +51,10 @@ def graph_of(
     return made
 
 
-def constrained_copy(model: nn.Module, rules: Rules, options: Options) -> nn.Module:
-    """A copy of ``model`` that is constrained as the tree route does it.
+def constrained_copy(
+    model: nn.Module, rules: Rules, options: Options, call: Call, lower: Mapping[type[nn.Module], Lowering]
+) -> nn.Module:
+    """A copy of ``model`` that is constrained as the tree route does it; rules may be about operations, too.
 
     Errors: PlanError with all problems; SurgeryError where the model cannot be copied.
     """
@@ -62,7 +65,7 @@ def constrained_copy(model: nn.Module, rules: Rules, options: Options) -> nn.Mod
             f"{type(model).__name__} cannot be copied ({error}), and a graph is made of a copy. Weights that hooks of "
             f"torch.nn.utils.weight_norm compute are a reason: surgery.adopt(model), or remove_weight_norm first"
         ) from error
-    made = draft(copied, rules, options)
+    made = draft(copied, rules, options, lambda ruleset: resolved(ruleset, copied, call, lower))
     if made.problems:
         raise PlanError(made.problems)
     apply_rows(copied, made.rows, keep_undo=False)

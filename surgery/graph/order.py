@@ -21,3 +21,14 @@ def at_first_use(graph: fx.Graph, computed: Collection[str]) -> None:
 
 def _reads(node: fx.Node, computed: Collection[str]) -> bool:
     return node.op == "get_attr" or (node.op == "call_module" and node.target in computed)
+
+
+def renumbered(graph: fx.Graph) -> fx.Graph:
+    """The same graph with nodes named in its order, as if it had been recorded so."""
+    made = fx.Graph()
+    known: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+        known[node] = made.create_node(node.op, node.target, args, kwargs, type_expr=node.type)
+        known[node].meta = dict(node.meta)
+    return made

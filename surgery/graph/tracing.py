@@ -8,12 +8,13 @@ from computed.parameter import ComputedParameter
 from surgery.errors import TraceRefusedError
 from surgery.graph.arguments import Call
 from surgery.graph.attributes import Attributes
+from surgery.graph.factored import put_rules_in_place
 from surgery.graph.locating import innermost_in_torch, spots
 from surgery.graph.lowering import FORWARDS, Lowering
 from surgery.graph.modes import Recorded, is_constant, joined, modes_of
 from surgery.graph.module import ConstrainedGraph, assembled
 from surgery.graph.operations.op_module import OpModule
-from surgery.graph.order import at_first_use
+from surgery.graph.order import at_first_use, renumbered
 from surgery.graph.tracer import SurgeryTracer, put_operation_under
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -40,9 +41,9 @@ def traced(
         recorded.append(Recorded(_recorded(tracer, root), tracer.made))
     graph = joined(root, *recorded)
     _keep_constants(root, graph)
+    put_rules_in_place(graph, root)
     at_first_use(graph, set(paths_of_values(root)))
-    graph.lint()
-    return assembled(root, graph, stands_for, call.constants)
+    return assembled(root, renumbered(graph), stands_for, call.constants)
 
 
 def _recorded(tracer: SurgeryTracer, root: nn.Module) -> fx.Graph:
@@ -54,14 +55,15 @@ def _recorded(tracer: SurgeryTracer, root: nn.Module) -> fx.Graph:
     except (
         Exception
     ) as error:  # every kind occurs: https://pytorch.org/docs/stable/fx.html#limitations-of-symbolic-tracing
-        raise TraceRefusedError(_failure(error, root)) from error
+        raise TraceRefusedError(failure(error, root)) from error
     changed = attributes.changes()
     if changed:
         raise TraceRefusedError(f"{type(root).__name__}: {'; '.join(changed)}, which a graph does not do")
     return graph
 
 
-def _failure(error: Exception, root: nn.Module) -> str:
+def failure(error: Exception, root: nn.Module) -> str:
+    """What to say of a trace that failed: where, why, and the ways out."""
     below = list(spots(error.__traceback__))
     where = f"{below[-1].told(root)}: " if below else ""
     inner = innermost_in_torch(error.__traceback__)

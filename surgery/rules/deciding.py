@@ -47,8 +47,8 @@ def decide(ruleset: RuleSet, candidates: Sequence[Candidate]) -> Decision:
     """Let the last matching rule decide each candidate.
 
     A rule changes nothing, and has a hint, if it matches nothing, if later rules decide all that it matches, and if
-    it exempts what no earlier rule would constrain or freeze. A rule about an operation is never matched: nothing
-    here knows a graph.
+    it exempts what no earlier rule would constrain or freeze. A rule that needs a graph and has asked none is not
+    matched.
 
     >>> rules = RuleSet.parse({"*.weight": "spectral", "head.*": None})
     >>> names = ["body.weight", "head.weight", "body.bias"]
@@ -78,7 +78,9 @@ class _Deciding:
         hits: list[Collection[int]] = []
         winner: list[int | None] = [None] * len(candidates)
         for index, rule in enumerate(rules):
-            matched = [] if rule.pattern.operation is not None else names.matched(rule.pattern)
+            matched = [] if rule.waits_for_graph else names.matched(rule.pattern)
+            if rule.names is not None:
+                matched = [row for row in matched if names.all[row].text in rule.names]
             hits.append(dict.fromkeys(owners[row] for row in matched))
             for position in hits[-1]:
                 winner[position] = index
@@ -96,8 +98,10 @@ class _Deciding:
     def _hint(self, index: int) -> str | None:
         """Why a rule changes nothing, or None where it does change something."""
         rule, hit = self.rules[index], self.hits[index]
-        if rule.pattern.operation is not None:
+        if rule.waits_for_graph:
             return None
+        if not hit and rule.unmet:
+            return f"rule {rule} {rule.unmet}"
         if not hit:
             return f"rule {rule} {unmatched_text(rule.pattern, self.names)}"
         won = [position for position in hit if self.winner[position] == index]

@@ -1,7 +1,8 @@
 """A set of rules: pattern -> spec, read all at once, later rules first in command."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from computed.registry import WHOLE_SPECS, check_call
 from computed.spec import parse_spec
@@ -10,6 +11,7 @@ from surgery.rules.errors import PatternError, RuleError
 from surgery.rules.pattern import Pattern
 
 EXEMPTION, FREEZING = WHOLE_SPECS
+EVERY = Pattern.parse("**")
 FORM = "rules are a mapping of patterns to specs, such as {'*.weight': 'spectral'}, or pairs of them"
 SPECS = (
     "give a name such as 'spectral', a constraint class or module, a Transform, a function, a list of these, or None"
@@ -20,17 +22,33 @@ SPECS = (
 class Rule:
     """One rule: which parameters, and what becomes of them.
 
+    A rule about an operation, or with a ``predicate`` on uses, needs a graph, which gives it the ``names`` that it is
+    about; ``unmet`` says what it found instead where there are none.
+
     >>> Rule(Pattern.parse("*.bias"), None).exempts
     True
     """
 
     pattern: Pattern
     spec: object
+    predicate: Callable[[Any], object] | None = None
+    names: frozenset[str] | None = None
+    unmet: str = ""
 
     @property
     def text(self) -> str:
-        """The pattern as it was written."""
-        return self.pattern.text
+        """The pattern as it was written, or the name of the predicate."""
+        return self.pattern.text if self.predicate is None else getattr(self.predicate, "__name__", "a predicate")
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether only a graph knows what the rule is about."""
+        return self.predicate is not None or self.pattern.operation is not None
+
+    @property
+    def waits_for_graph(self) -> bool:
+        """Whether it needs one and none was asked yet."""
+        return self.needs_graph and self.names is None
 
     @property
     def exempts(self) -> bool:
@@ -44,7 +62,7 @@ class Rule:
 
     def __str__(self) -> str:
         """The rule as messages quote it."""
-        return f"{self.text!r}: {written(self.spec)}"
+        return f"{self.text if self.predicate is not None else repr(self.text)}: {written(self.spec)}"
 
 
 @dataclass(frozen=True)
@@ -78,17 +96,23 @@ class RuleSet:
             pattern, wrong = _read(*item)
             problems += wrong
             if pattern is not None and not wrong:
-                good.append(Rule(pattern, item[1]))
+                good.append(Rule(pattern, item[1], item[0] if callable(item[0]) else None))
         return cls(tuple(good)), tuple(problems)
 
     def refused_operations(self, route: str) -> tuple[str, ...]:
         """One text for each rule about an operation, which ``route`` cannot see."""
         return tuple(
-            f"rule {rule}: @{rule.pattern.operation} is an operation, which only a graph knows, and the {route} route "
-            f"has none; filter by the host's class, '*@Linear.weight'"
+            f"rule {rule}: {_subject(rule)}, which only a graph knows, and the {route} route has none; filter by the "
+            f"host's class, '*@Linear.weight', or pass via='fx'"
             for rule in self.rules
-            if rule.pattern.operation is not None
+            if rule.waits_for_graph
         )
+
+
+def _subject(rule: Rule) -> str:
+    if rule.predicate is not None:
+        return "a function as pattern is asked about uses of parameters"
+    return f"@{rule.pattern.operation} is an operation"
 
 
 def written(spec: object) -> str:
@@ -113,6 +137,8 @@ def _items(rules: object) -> Iterable[object]:
 def _read(text: object, spec: object) -> tuple[Pattern | None, tuple[str, ...]]:
     """The pattern, where it can be read, and all that is wrong with the rule."""
     wrong = tuple(f"rule {text!r}: {written(spec)}: {reason}" for reason in _spec_problems(spec))
+    if callable(text) and not isinstance(text, type):
+        return EVERY, wrong
     if not isinstance(text, str):
         reason = f"a pattern is a text, got {type(text).__name__}; write a dotted name such as '*.weight'"
         return None, (f"rule {text!r}: {written(spec)}: {reason}", *wrong)

@@ -147,7 +147,7 @@ def test_operations_are_refused_by_name():
     first, second = rules.refused_operations("tree")
     assert first == (
         "rule '*.weight@F.linear': 'spectral': @F.linear is an operation, which only a graph knows, and the tree route "
-        "has none; filter by the host's class, '*@Linear.weight'"
+        "has none; filter by the host's class, '*@Linear.weight', or pass via='fx'"
     )
     assert "@aten.mm is an operation" in second
     assert "the source route" in rules.refused_operations("source")[0]
