@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from surgery.errors import PlanError, SurgeryError
-from surgery.graph.applying import graph_of
+from surgery.graph.applying import export_of, graph_of
 from surgery.optimizers import Optimizers, listed
 from surgery.planned import apply_rows, check_route
 from surgery.planning import Draft, Options, Rules, draft
@@ -33,10 +33,11 @@ def apply_constraints(
     keep_undo: bool = True,
     unsafe: bool = False,
     example: object = None,
+    dynamic_shapes: object = None,
     hooks: str = "refuse",
     lower: "Mapping[type[nn.Module], Callable[..., Any]] | None" = None,
 ) -> Module:
-    """Constrain the parameters that ``rules`` match; in place, returns the model; ``via="fx"`` gives a new graph.
+    """Constrain the parameters that ``rules`` match; in place, returns the model; or in a new graph.
 
     Each pretrained weight is projected to the admissible value nearest to it where one is known, never thrown away.
     ``type(module)``, names, hooks, ties and Parameter objects stay as they are. All or nothing: an error leaves the
@@ -49,7 +50,8 @@ def apply_constraints(
             name, ``"spectral(bound=2.0)"``, a chain ``"a | b"``, a class or Module, a Transform, a function of a
             `Site`; ``None`` or ``"none"`` exempts, ``"frozen"`` only sets ``requires_grad=False``.
         via: "tree", or "fx": a copy of the model is constrained and traced, and returned as a GraphModule in which
-            every computed parameter is a call of its module; the model is untouched. See docs/graphs.md.
+            every computed parameter is a call of its module; the model is untouched. "export" records it by
+            `torch.export` in the mode that it is in. See docs/graphs.md.
         optimizer: a torch optimizer, or several, that follow: new raws take the place and the options of the
             Parameters they replace, with empty state; reused ones keep theirs. `undo` and `bake` reverse it. Without
             it, the next step of an optimizer that holds a replaced Parameter raises StaleOptimizerError.
@@ -60,6 +62,7 @@ def apply_constraints(
         unsafe: True lets modules and functions change the shape of a weight; its host must be able to use that.
         example: for a graph: (args, kwargs) of a call. It says which arguments the graph takes; all others are
             constants in it. The graph is compared with the model on it, in training and in eval.
+        dynamic_shapes: for an export: as of `torch.export.export`; without it, its shapes are those of the example.
         hooks: for a graph: "ignore" drops hooks of modules that the graph does not call, "refuse" names them.
         lower: for a graph: class -> a function of module and arguments that is traced in the place of its forward.
 
@@ -75,12 +78,15 @@ def apply_constraints(
     """
     check_route(via)
     options = Options(strict, existing, tie, measures=False, unsafe=unsafe)
+    if via != "tree" and optimizer is not None:
+        raise SurgeryError(
+            f"optimizer= follows a change in place; via={via!r} makes new Parameters: make a new optimizer"
+        )
     if via == "fx":
-        if optimizer is not None:
-            raise SurgeryError(
-                "optimizer= follows a change in place; via='fx' makes new Parameters: make a new optimizer"
-            )
         return cast(Module, graph_of(model, rules, options, example=example, hooks=hooks, lower=lower))
+    if via == "export":
+        shapes = dynamic_shapes
+        return cast(Module, export_of(model, rules, options, example=example, dynamic_shapes=shapes, hooks=hooks))
     made = _apply(model, rules, options, keep_undo=keep_undo, optimizers=listed(optimizer))
     for advice in made.advice:
         logger.warning(advice)

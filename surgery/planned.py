@@ -17,7 +17,7 @@ from surgery.tables import Tabular
 from surgery.undoing import Undo
 from surgery.wording import bytes_text, heads, rows_text, trainable_text
 
-ROUTES = ("tree", "fx")
+ROUTES = ("tree", "fx", "export")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +148,8 @@ def check_route(via: str) -> None:
     """Refuse a route that does not exist."""
     if via not in ROUTES:
         raise SurgeryError(
-            f"via={via!r}: the route is 'tree', which changes the live module tree in place, or 'fx', which makes a "
-            f"graph of a copy"
+            f"via={via!r}: the route is 'tree', which changes the live module tree in place, or 'fx' or "
+            f"'export', which make a graph of a copy"
         )
 
 

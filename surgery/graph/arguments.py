@@ -31,6 +31,24 @@ class Call:
 
     arguments: tuple[Argument, ...]
 
+    def filled(self, inputs: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of the call, by position and by name, with other values for the inputs."""
+        rest = iter(inputs)
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for argument in self.arguments:
+            value = next(rest) if argument.traced else argument.value
+            if argument.keyword is None:
+                args.append(value)
+            else:
+                kwargs[argument.keyword] = value
+        return args, kwargs
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The values of the arguments that are inputs."""
+        return [argument.value for argument in self.arguments if argument.traced]
+
     @property
     def constants(self) -> dict[str, Any]:
         """The arguments that were given and are no tensors: the graph has them built in."""

@@ -1,6 +1,7 @@
 """Whether a graph gives what the model gives, in training and in eval, on an example: what no trace can see."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from computed.torch_private import tree_map
 from surgery.errors import TraceRefusedError
-from surgery.graph.arguments import Call, Example
+from surgery.graph.arguments import Example
 from surgery.graph.module import ConstrainedGraph
 
 # relative to the largest entry, or to one
@@ -16,13 +17,16 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 COARSE = 2e-2
 
 
-def compare(graph: ConstrainedGraph, model: nn.Module, call: Call, example: Example) -> None:
-    """Raise where the graph and the constrained model differ, in training or in eval; both stay as they are.
+def compare(
+    graph: ConstrainedGraph, model: nn.Module, inputs: Sequence[Any], example: Example, modes: Sequence[bool]
+) -> None:
+    """Raise where the graph on ``inputs`` and the constrained model on ``example`` differ in one of the ``modes``.
+
+    Both stay as they are.
 
     Errors: TraceRefusedError.
     """
-    inputs = [argument.value for argument in call.arguments if argument.traced]
-    for mode in (True, False):
+    for mode in modes:
         traced, whole = copy.deepcopy(graph).train(mode), copy.deepcopy(model).train(mode)
         expected = _outputs(_run(whole, example[0], example[1]))
         got = _outputs(_run(traced, inputs, {}))

@@ -2,30 +2,30 @@
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from surgery.errors import TraceRefusedError
 from surgery.finding import Found, find
 from surgery.graph.arguments import Call
 from surgery.graph.lowering import FORWARDS, Lowering
 from surgery.graph.ops import Operation, operation_named
 from surgery.graph.tracer import SurgeryTracer, put_operation_under
-from surgery.graph.tracing import failure
+from surgery.graph.tracing import recorded
 from surgery.graph.uses import Use, uses_of
 from surgery.rules.ruleset import Rule, RuleSet
 
 LISTED = 3
 
 
-def resolved(
-    ruleset: RuleSet, model: nn.Module, call: Call, lower: Mapping[type[nn.Module], Lowering]
-) -> tuple[RuleSet, tuple[str, ...]]:
+Uses = list[tuple[Found, tuple[Use, ...]]]
+
+
+def resolved(ruleset: RuleSet, ask: Callable[[list[Rule]], Uses]) -> tuple[RuleSet, tuple[str, ...]]:
     """The rules with the names that they are about, and one text for each operation that nobody knows.
 
-    A parameter with several uses is meant where any of them is.
+    ``ask`` gives the uses of all that some rules may mean. A parameter with several uses is meant where any of them is.
     """
     if not any(rule.needs_graph for rule in ruleset.rules):
         return ruleset, ()
@@ -36,34 +36,36 @@ def resolved(
     )
     if unknown:
         return ruleset, unknown
-    uses = uses_by_site([rule for rule in ruleset.rules if rule.needs_graph], model, call, lower)
+    uses = ask([rule for rule in ruleset.rules if rule.needs_graph])
     return RuleSet(tuple(_resolved(rule, uses) if rule.needs_graph else rule for rule in ruleset.rules)), ()
 
 
-def uses_by_site(
-    rules: list[Rule], model: nn.Module, call: Call, lower: Mapping[type[nn.Module], Lowering]
-) -> list[tuple[Found, tuple[Use, ...]]]:
-    """The uses of every parameter that one of ``rules`` may mean, by a trace of a copy."""
+def uses_by_trace(rules: list[Rule], model: nn.Module, call: Call, lower: Mapping[type[nn.Module], Lowering]) -> Uses:
+    """The uses of every parameter that one of ``rules`` may mean, by a trace of a copy with their hosts inlined."""
     root = copy.deepcopy(model)
-    meant = [one for one in find(root) if any(_may_mean(rule, one) for rule in rules)]
+    meant = _meant(rules, root)
     inlined = {prefix for one in meant for name in one.site.names for prefix in _prefixes(name)}
     forwards = {**FORWARDS, **lower}
     if type(root) not in forwards:
         put_operation_under(root)
-    tracer = SurgeryTracer(inlined, call, forwards)
-    try:
-        graph = tracer.record(root)
-    except TraceRefusedError:
-        raise
-    except Exception as error:
-        raise TraceRefusedError(failure(error, root)) from error
-    return [(one, tuple(_uses(one, graph, root))) for one in meant]
+    graph = recorded(SurgeryTracer(inlined, call, forwards), root)
+    return [(one, tuple(uses_in(graph, one, root))) for one in meant]
 
 
-def _uses(found: Found, graph: fx.Graph, root: nn.Module) -> list[Use]:
-    reads = "get_attr" if isinstance(found.subject, Tensor) else "call_module"
-    nodes = [node for node in graph.nodes if node.op == reads and node.target in found.site.names]
-    return [use for node in nodes for use in uses_of(found.site, node, root)]
+def uses_in_export(rules: list[Rule], model: nn.Module, exported: fx.GraphModule) -> Uses:
+    """The same by the graph of an export, which has everything inlined."""
+    return [(one, tuple(uses_in(exported.graph, one, exported))) for one in _meant(rules, model)]
+
+
+def uses_in(graph: fx.Graph, found: Found, root: nn.Module) -> Iterator[Use]:
+    """The uses of one parameter in a graph."""
+    for node in graph.nodes:
+        if node.op in ("get_attr", "call_module") and node.target in found.site.names:
+            yield from uses_of(found.site, node, root)
+
+
+def _meant(rules: list[Rule], root: nn.Module) -> list[Found]:
+    return [one for one in find(root) if any(_may_mean(rule, one) for rule in rules)]
 
 
 def _may_mean(rule: Rule, found: Found) -> bool:
@@ -79,7 +81,7 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(len(parts) + 1)]
 
 
-def _resolved(rule: Rule, uses: list[tuple[Found, tuple[Use, ...]]]) -> Rule:
+def _resolved(rule: Rule, uses: Uses) -> Rule:
     operation = None if rule.pattern.operation is None else operation_named(rule.pattern.operation)
     mine = [(found, some) for found, some in uses if _may_mean(rule, found)]
     hit = [found for found, some in mine if any(_is_met(rule, operation, use) for use in some)]
@@ -94,7 +96,7 @@ def _is_met(rule: Rule, operation: Operation | None, use: Use) -> bool:
     return use.op == operation.name and (rule.pattern.names_leaf or operation.is_meant(use.arg))
 
 
-def _unmet(operation: Operation | None, mine: list[tuple[Found, tuple[Use, ...]]]) -> str:
+def _unmet(operation: Operation | None, mine: Uses) -> str:
     count = Counter(f"{use.op} ({use.arg})" for _, some in mine for use in some)
     seen = ", ".join(text for text, _ in count.most_common(LISTED)) or "nothing"
     what = "of none of its uses it is true" if operation is None else f"none is used by {operation.name} so"

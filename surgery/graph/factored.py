@@ -4,7 +4,7 @@ In a graph such an operation is one call of a module that has no tensors: the ru
 It remembers the operation and its arguments, so that a bake can put them back.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import fx, nn
@@ -15,6 +15,7 @@ from computed.parameter import ComputedParameter
 from surgery.graph.ops import OPERATIONS, by_function
 from surgery.graph.proxies import TensorProxy
 from surgery.graph.tracer import fresh_name
+from surgery.graph.written import mapped
 
 RULE = "rule"
 
@@ -120,12 +121,7 @@ def _raws(graph: fx.Graph, path: str, parameter: ComputedParameter) -> Iterator[
 
 
 def _template(user: fx.Node, value: fx.Node, given: list[fx.Node]) -> tuple[Any, Any]:
-    return _mapped(user, lambda node: Weight() if node is value else Given(given.index(node)))
-
-
-def _mapped(user: fx.Node, stand_in: Callable[[fx.Node], Any]) -> tuple[Any, Any]:
-    args, kwargs = fx.node.map_arg((user.args, dict(user.kwargs)), stand_in)
-    return args, kwargs
+    return mapped(user, lambda node: Weight() if node is value else Given(given.index(node)))
 
 
 def _traced_rule(
@@ -137,7 +133,7 @@ def _traced_rule(
     tracer = GraphAppendingTracer(graph)
     inputs = {node: fx.Proxy(graph.placeholder(f"given_{index}"), tracer) for index, node in enumerate(given)}
     raws = tuple(TensorProxy(graph.placeholder(raw.name), tracer, raw.tensor) for raw in parameter.raw_slots())
-    args, kwargs = _mapped(user, lambda node: raws if node is value else inputs[node])
+    args, kwargs = mapped(user, lambda node: raws if node is value else inputs[node])
     result = rule(*args, **kwargs)
     if result is NotImplemented:
         return None

@@ -16,7 +16,7 @@ from surgery.graph.operations.normalisation import BatchStatisticsOp, InstanceSt
 from surgery.graph.operations.recurrent import LSTMOp, OneStateOp
 
 aten: Any = torch.ops.aten
-OVERLOAD = type(aten.relu.default)
+PACKET, OVERLOAD = type(aten.relu), type(aten.relu.default)
 
 
 @dataclass(frozen=True)

@@ -68,16 +68,13 @@ class SurgeryTracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
         """Inputs for what is traced; the other arguments are constants."""
-        positional: list[Any] = []
-        keyword: dict[str, Any] = {}
-        for argument in self.call.arguments:
-            value = argument.value
-            if argument.traced:
-                value = self.create_proxy("placeholder", argument.name, (), {}, type_expr=argument.type)
-            if argument.keyword is None:
-                positional.append(value)
-            else:
-                keyword[argument.keyword] = value
+        positional, keyword = self.call.filled(
+            [
+                self.create_proxy("placeholder", argument.name, (), {}, type_expr=argument.type)
+                for argument in self.call.arguments
+                if argument.traced
+            ]
+        )
         return self._forward_of_root(root_fn, keyword), [self.root, *positional]
 
     def _forward_of_root(self, root_fn: Callable[..., Any], keyword: dict[str, Any]) -> Callable[..., Any]:

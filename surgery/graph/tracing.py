@@ -18,9 +18,11 @@ from surgery.graph.order import at_first_use, renumbered
 from surgery.graph.tracer import SurgeryTracer, put_operation_under
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+RECORDED = "traced symbolically, for training and eval"
 WAYS_OUT = (
     "ways out: via='tree', which traces nothing; lower={Type: function}, a function that is traced in the place of a "
-    "module's forward; a rule that exempts what is in it, so that the module is kept whole"
+    "module's forward; via='export' with an example, which runs the model in one mode; a rule that exempts what is in "
+    "it, so that the module is kept whole"
 )
 
 
@@ -35,18 +37,22 @@ def traced(
     forwards = {**FORWARDS, **lower}
     if stands_for not in forwards:
         put_operation_under(root)
-    recorded = []
+    found = []
     for _ in modes_of(root):
         tracer = SurgeryTracer(inlined, call, forwards)
-        recorded.append(Recorded(_recorded(tracer, root), tracer.made))
-    graph = joined(root, *recorded)
+        found.append(Recorded(recorded(tracer, root), tracer.made))
+    graph = joined(root, *found)
     _keep_constants(root, graph)
     put_rules_in_place(graph, root)
     at_first_use(graph, set(paths_of_values(root)))
-    return assembled(root, renumbered(graph), stands_for, call.constants)
+    return assembled(root, renumbered(graph), stands_for, call.constants, RECORDED)
 
 
-def _recorded(tracer: SurgeryTracer, root: nn.Module) -> fx.Graph:
+def recorded(tracer: SurgeryTracer, root: nn.Module) -> fx.Graph:
+    """The graph of ``root`` in the mode that it is in.
+
+    Errors: TraceRefusedError.
+    """
     attributes = Attributes.of(root, tracer.inlined)
     try:
         graph = tracer.record(root)
@@ -84,9 +90,10 @@ def modules_to_inline(root: nn.Module) -> frozenset[str]:
     return frozenset(found | {name for name, module in root.named_modules() if isinstance(module, OpModule)})
 
 
-def paths_of_values(root: nn.Module) -> Iterator[str]:
-    """The names of all computed parameters, each under its first."""
-    return (name for name, module in root.named_modules() if isinstance(module, ComputedParameter))
+def paths_of_values(root: nn.Module, *, remove_duplicate: bool = True) -> Iterator[str]:
+    """The names of all computed parameters, each under its first name alone unless asked for all."""
+    named = root.named_modules(remove_duplicate=remove_duplicate)
+    return (name for name, module in named if isinstance(module, ComputedParameter))
 
 
 def hook_refusals(root: nn.Module, inlined: frozenset[str]) -> list[str]:
