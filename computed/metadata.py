@@ -60,6 +60,16 @@ class Metadata(Frame):
         """The number of entries."""
         return self.shape.numel()
 
+    def __len__(self) -> int:
+        """The size of the first dimension."""
+        if not self.shape:
+            raise TypeError("len() of a 0-d tensor")
+        return self.shape[0]
+
+    def element_size(self) -> int:
+        """The bytes of one entry."""
+        return self.dtype.itemsize
+
     def is_floating_point(self) -> bool:
         """Whether the value's dtype is a float."""
         return self.dtype.is_floating_point

@@ -16,7 +16,7 @@ from computed.modes import as_in_eval
 from computed.once import record, recorded
 from computed.settling import LOCK
 from computed.tensorlike import resolved
-from computed.torch_private import address_of, inside_transform, is_fx_tracing
+from computed.torch_private import address_of, inside_transform, is_fx_tracing, is_jit_tracing
 from computed.writing import Writing
 
 # bound once, for the cost of a read
@@ -53,13 +53,21 @@ class Reading(Writing):
         if is_fx_tracing():
             traced: Tensor = self()
             return traced
-        return self._evaluated_value()
+        return self._traced_value() if is_jit_tracing() else self._evaluated_value()
 
     def forward(self) -> Tensor:
         """The value; a graph records this call."""
         if is_dynamo_compiling():
             return evaluate_in_graph(self)
-        return evaluate_once_in_graph(self) if torch.compiler.is_compiling() else self._evaluated_value()
+        if torch.compiler.is_compiling():
+            return evaluate_once_in_graph(self)
+        return self._traced_value() if is_jit_tracing() else self._evaluated_value()
+
+    def _traced_value(self) -> Tensor:
+        """The value for `torch.jit.trace`, which records operations and can save no derivative of ours."""
+        with LOCK:
+            self.absorb()
+        return evaluate_in_graph(self)
 
     def _evaluated_value(self) -> Tensor:
         with LOCK:

@@ -97,10 +97,6 @@ class TensorLike:
         """By identity, as tensors and modules do."""
         return id(self)
 
-    def __len__(self) -> int:
-        """The size of the first dimension."""
-        return len(self.value())
-
     def __iter__(self) -> Iterator[Tensor]:
         """Over the first dimension."""
         return iter(self.value())

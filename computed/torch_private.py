@@ -98,6 +98,15 @@ def outside_transforms() -> Iterator[None]:
         yield
 
 
+# what is done inside comes by no `__torch_function__`, of subclasses or of modes
+without_torch_function: Callable[[], contextlib.AbstractContextManager[None]] = torch._C.DisableTorchFunction
+
+
+def is_jit_tracing() -> bool:
+    """Whether `torch.jit.trace` records what is done at this moment."""
+    return bool(_jit_tracing())
+
+
 def is_fx_tracing() -> bool:
     """Whether stock FX traces at this moment; a computed parameter must then be recorded as a call of its module."""
     return bool(_fx_tracing())

@@ -78,6 +78,11 @@ def apply_constraints(
     """
     check_route(via)
     options = Options(strict, existing, tie, measures=False, unsafe=unsafe)
+    for name, given in (("example", example), ("dynamic_shapes", dynamic_shapes), ("lower", lower)):
+        if via == "tree" and given is not None:
+            raise SurgeryError(f"{name}= is for a graph: pass via='fx' or via='export'")
+    if via == "tree" and hooks != "refuse":
+        raise SurgeryError("hooks= is for a graph: pass via='fx' or via='export'")
     if via != "tree" and optimizer is not None:
         raise SurgeryError(
             f"optimizer= follows a change in place; via={via!r} makes new Parameters: make a new optimizer"

@@ -20,6 +20,7 @@ from computed.constraints.slice_scaling import (
 from computed.constraints.stored import Stored
 from computed.linalg import in_double
 from computed.site import Site
+from computed.torch_private import is_jit_tracing
 
 # Lengths from which squares neither overflow nor vanish in float32; other directions are scaled to length one.
 SAFE = (1e-15, 1e15)
@@ -96,7 +97,9 @@ class UnitScale(Sliced):
         is_zero = largest <= self.eps
         moderate = torch.addcmul(is_zero.to(raw.dtype), raw, 1 / torch.where(is_zero, 1.0, largest))
         if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
-            return scaled(moderate, torch.ones_like(largest), self.dim)
+            recorded = is_jit_tracing()
+            if not recorded:
+                return scaled(moderate, torch.ones_like(largest), self.dim)
         return scaled_to(moderate, torch.ones_like(largest), self.dim)
 
     def right_inverse(self, value: Tensor) -> Preimage:
@@ -148,7 +151,9 @@ class WeightScale(Sliced, Stored):
     def forward(self, v: Tensor, g: Tensor) -> Tensor:
         """``v (g / |v|)``, and zero where ``v`` is."""
         if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
-            return scaled(v, g, self.dim)
+            recorded = is_jit_tracing()
+            if not recorded:
+                return scaled(v, g, self.dim)
         return scaled_to(v, g, self.dim)
 
     def right_inverse(self, value: Tensor) -> Preimage:

@@ -13,6 +13,8 @@ from surgery.graph.choosing import Uses, resolved, uses_by_trace, uses_in_export
 from surgery.graph.exporting import exported, placed, recorded_text, tensors_in
 from surgery.graph.lowering import Lowering
 from surgery.graph.module import ConstrainedGraph
+from surgery.graph.refusing import refuse_what_no_graph_keeps
+from surgery.graph.surroundings import kept_generators
 from surgery.graph.tracing import drop_hooks, hook_refusals, modules_to_inline, traced
 from surgery.planned import apply_rows
 from surgery.planning import Options, Rules, draft
@@ -35,13 +37,15 @@ def graph_of(
     given = example_of(example)
     call = call_of(model, given)
     copied = copied_model(model)
-    _constrain(copied, rules, options, lambda some: uses_by_trace(some, copied, call, lower or {}))
-    inlined = modules_to_inline(copied)
-    _without_hooks(copied, inlined, hooks)
-    reference = None if given is None else copy.deepcopy(copied)
-    made = traced(copied, call, inlined=inlined, lower=lower or {})
-    if reference is not None and given is not None:
-        compare(made, reference, call.inputs, given, (True, False))
+    refuse_what_no_graph_keeps(model, copied, lower or {})
+    with kept_generators():
+        _constrain(copied, rules, options, lambda some: uses_by_trace(some, copied, call, lower or {}))
+        inlined = modules_to_inline(copied)
+        _without_hooks(copied, inlined, hooks)
+        reference = None if given is None else copy.deepcopy(copied)
+        made = traced(copied, call, inlined=inlined, lower=lower or {})
+        if reference is not None and given is not None:
+            compare(made, reference, call.inputs, given, (True, False))
     logger.info("traced %s: a new GraphModule, the model is untouched", type(model).__name__)
     return made
 
@@ -62,10 +66,12 @@ def export_of(
     copied = copied_model(model)
     _without_hooks(copied, frozenset(name for name, _ in copied.named_modules()), hooks)
     call = call_of(model, given)
-    module = exported(copied, call, dynamic_shapes)
-    _constrain(copied, rules, options, lambda some: uses_in_export(some, copied, module))
-    made = placed(module, copied, recorded_text(copied, call, dynamic_shapes))
-    compare(made, copied, tensors_in(call), given, (copied.training,))
+    refuse_what_no_graph_keeps(model, copied, {})
+    with kept_generators():
+        module = exported(copied, call, dynamic_shapes)
+        _constrain(copied, rules, options, lambda some: uses_in_export(some, copied, module))
+        made = placed(module, copied, recorded_text(copied, call, dynamic_shapes))
+        compare(made, copied, tensors_in(call), given, (copied.training,))
     logger.info("exported %s: a new GraphModule, the model is untouched", type(model).__name__)
     return made
 

@@ -62,6 +62,12 @@ def call_of(model: nn.Module, example: Example | None) -> Call:
     """
     signature = inspect.signature(type(model).forward)
     if example is None:
+        collected = [str(one) for one in signature.parameters.values() if one.kind is inspect.Parameter.VAR_POSITIONAL]
+        if collected:
+            called = f"{type(model).__name__}.forward"
+            raise SurgeryError(
+                f"{called} collects {collected[0]}: pass example=(args, kwargs) to say which it is given"
+            )
         return Call(tuple(_required(signature)))
     try:
         bound = signature.bind(model, *example[0], **example[1])

@@ -1,20 +1,24 @@
 """Whether a graph gives what the model gives, in training and in eval, on an example: what no trace can see."""
 
 import copy
+import random
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from computed.torch_private import tree_map
-from surgery.errors import TraceRefusedError
+from surgery.errors import SurgeryError, TraceRefusedError
 from surgery.graph.arguments import Example
 from surgery.graph.module import ConstrainedGraph
 
-# relative to the largest entry, or to one
+# relative to the largest entry
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 COARSE = 2e-2
+TINY = 1e-30
+CALLS = 2  # what is kept from the first shows in the second
 
 
 def compare(
@@ -28,9 +32,11 @@ def compare(
     """
     for mode in modes:
         traced, whole = copy.deepcopy(graph).train(mode), copy.deepcopy(model).train(mode)
-        expected = _outputs(_run(whole, example[0], example[1]))
-        got = _outputs(_run(traced, inputs, {}))
-        problem = _difference(got, expected)
+        problem = None
+        for _ in range(CALLS):
+            expected = _outputs(_expected(whole, example, training=mode))
+            got = _outputs(_run(traced, inputs, {}))
+            problem = problem or _difference(got, expected) or _moved(traced, whole)
         if problem is not None:
             name = "training" if mode else "eval"
             raise TraceRefusedError(
@@ -40,10 +46,35 @@ def compare(
             )
 
 
+def _expected(model: nn.Module, example: Example, *, training: bool) -> Any:
+    try:
+        return _run(model, example[0], example[1])
+    except Exception as error:
+        mode = "training" if training else "eval"
+        reason = f"{type(error).__name__}: {error}"
+        raise SurgeryError(f"{type(model).__name__} itself raises on the example in {mode}: {reason}") from error
+
+
 def _run(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        return module(*copy.deepcopy(args), **copy.deepcopy(kwargs))
+    with torch.no_grad():
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        args, kwargs = tree_map(_own, (tuple(args), dict(kwargs)))
+        return module(*args, **kwargs)
+
+
+def _own(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _moved(graph: nn.Module, model: nn.Module) -> str | None:
+    """Whether the call has left other state behind."""
+    expected = dict(model.named_buffers())
+    for name, buffer in graph.named_buffers():
+        if name in expected and _difference([buffer], [expected[name]]) is not None:
+            return f"a call leaves {name} with other numbers"
+    return None
 
 
 def _outputs(result: Any) -> list[Any]:
@@ -67,7 +98,7 @@ def _difference(got: list[Any], expected: list[Any]) -> str | None:
                 return f"output {position} differs"
             continue
         error = _error(one, other)
-        if error > TOLERANCE.get(other.dtype, COARSE):
+        if not error <= TOLERANCE.get(other.dtype, COARSE):
             return f"output {position} differs by {error:.2g} (relative to its largest entry)"
     return None
 
@@ -78,5 +109,5 @@ def _error(one: Tensor, other: Tensor) -> float:
     one, other = one.double(), other.double()
     same = (one == other) | (one.isnan() & other.isnan())
     difference = torch.where(same, 0.0, (one - other).abs())
-    scale = max(1.0, float(torch.where(other.isfinite(), other, 0.0).abs().amax()))
-    return float(difference.amax()) / scale
+    scale = float(torch.where(other.isfinite(), other, 0.0).abs().amax())
+    return float(difference.amax()) / max(scale, TINY)

@@ -9,9 +9,9 @@ from torch import fx, nn
 
 from surgery.finding import Found, find
 from surgery.graph.arguments import Call
-from surgery.graph.lowering import FORWARDS, Lowering
+from surgery.graph.lowering import FORWARDS, Lowering, put_operation_under
 from surgery.graph.ops import Operation, operation_named
-from surgery.graph.tracer import SurgeryTracer, put_operation_under
+from surgery.graph.tracer import SurgeryTracer
 from surgery.graph.tracing import recorded
 from surgery.graph.uses import Use, uses_of
 from surgery.rules.ruleset import Rule, RuleSet
@@ -48,7 +48,7 @@ def uses_by_trace(rules: list[Rule], model: nn.Module, call: Call, lower: Mappin
     forwards = {**FORWARDS, **lower}
     if type(root) not in forwards:
         put_operation_under(root)
-    graph = recorded(SurgeryTracer(inlined, call, forwards), root)
+    graph = recorded(SurgeryTracer(inlined, call, forwards), root, training=root.training)
     return [(one, tuple(uses_in(graph, one, root))) for one in meant]
 
 

@@ -22,9 +22,9 @@ from surgery.graph.arguments import Call
 from surgery.graph.factored import put_rules_in_place
 from surgery.graph.locating import spots
 from surgery.graph.module import ConstrainedGraph, assembled
+from surgery.graph.names import fresh_name
 from surgery.graph.ops import packet
 from surgery.graph.order import at_first_use, renumbered
-from surgery.graph.tracer import fresh_name
 from surgery.graph.tracing import paths_of_values
 
 aten: Any = torch.ops.aten

@@ -12,9 +12,9 @@ from torch.fx.proxy import GraphAppendingTracer
 
 from computed.constraint import Constraint
 from computed.parameter import ComputedParameter
+from surgery.graph.names import fresh_name
 from surgery.graph.ops import OPERATIONS, by_function
 from surgery.graph.proxies import TensorProxy
-from surgery.graph.tracer import fresh_name
 from surgery.graph.written import mapped
 
 RULE = "rule"
@@ -124,6 +124,10 @@ def _template(user: fx.Node, value: fx.Node, given: list[fx.Node]) -> tuple[Any,
     return mapped(user, lambda node: Weight() if node is value else Given(given.index(node)))
 
 
+def _not_set(reason: str) -> None:
+    raise TypeError(f"an op rule {reason}")
+
+
 def _traced_rule(
     rule: Any, user: fx.Node, value: fx.Node, parameter: ComputedParameter
 ) -> tuple[fx.GraphModule, list[fx.Node]] | None:
@@ -132,7 +136,9 @@ def _traced_rule(
     graph = fx.Graph()
     tracer = GraphAppendingTracer(graph)
     inputs = {node: fx.Proxy(graph.placeholder(f"given_{index}"), tracer) for index, node in enumerate(given)}
-    raws = tuple(TensorProxy(graph.placeholder(raw.name), tracer, raw.tensor) for raw in parameter.raw_slots())
+    raws = tuple(
+        TensorProxy(graph.placeholder(raw.name), tracer, _not_set, raw.tensor) for raw in parameter.raw_slots()
+    )
     args, kwargs = mapped(user, lambda node: raws if node is value else inputs[node])
     result = rule(*args, **kwargs)
     if result is NotImplemented:

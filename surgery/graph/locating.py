@@ -4,8 +4,9 @@ import ast
 import inspect
 import linecache
 import sys
+import tokenize
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -51,22 +52,29 @@ class Spot:
 
 def spots(trace: TracebackType | None) -> Iterator[Spot]:
     """The spots of a traceback that are in users' code, the innermost last."""
+    owner: nn.Module | None = None
     while trace is not None:
         if not _in_library(trace.tb_frame):
-            yield _spot(trace.tb_frame, trace.tb_lineno)
+            spot = _spot(trace.tb_frame, trace.tb_lineno)
+            owner = spot.owner or owner
+            yield replace(spot, owner=owner)  # a function runs in the module that calls it
         trace = trace.tb_next
 
 
 def current_spot(root: nn.Module) -> Spot | None:
     """Where the code stands that is traced at this moment: the innermost frame of a user's, below the trace."""
     frame: FrameType | None = sys._getframe(1)
+    found: Spot | None = None
     while frame is not None:
-        if not _in_library(frame):
-            return _spot(frame, frame.f_lineno)
         if frame.f_code.co_name == "trace" and frame.f_locals.get("root") is root:
-            return None  # what called the trace is not traced
+            break  # what called the trace is not traced
+        if not _in_library(frame):
+            spot = _spot(frame, frame.f_lineno)
+            found = spot if found is None else replace(found, owner=spot.owner)
+            if found.owner is not None:
+                break
         frame = frame.f_back
-    return None
+    return found
 
 
 def innermost_in_torch(trace: TracebackType | None) -> str:
@@ -99,7 +107,19 @@ def _head(node: ast.stmt, source: str) -> str:
     body = getattr(node, "body", None)
     if body and body[0].lineno > node.lineno:
         lines = lines[: body[0].lineno - node.lineno]
-    return "\n".join(lines)
+    return "\n".join(_without_comments(lines))
+
+
+def _without_comments(lines: list[str]) -> list[str]:
+    kept = list(lines)
+    try:
+        for token in tokenize.generate_tokens(iter(f"{line}\n" for line in lines).__next__):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                kept[row - 1] = kept[row - 1][:column]
+    except (tokenize.TokenError, IndentationError):
+        pass  # the head of a statement alone may end in the midst of a bracket
+    return kept
 
 
 def _module_text(owner: nn.Module | None, root: nn.Module) -> str:

@@ -4,12 +4,13 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from computed.watching import same_bits
 from surgery.errors import TraceRefusedError
-from surgery.graph.tracer import Made, fresh_name
+from surgery.graph.names import fresh_name
+from surgery.graph.tracer import Made
 
 Dropout = Callable[..., nn.Module]
 
@@ -44,7 +45,8 @@ def joined(root: nn.Module, train: Recorded, evaluation: Recorded) -> fx.Graph:
         if _same(first, second, partner) or _same_constant(root, first, second):
             continue
         if not _differ_by_mode_alone(first, second, partner):
-            raise TraceRefusedError(_refusal(root, train.made[first.name]))
+            made = train.made[first.name]
+            raise TraceRefusedError(_refusal(root, made if made.spot is not None else evaluation.made[second.name]))
         _follow_mode(root, first, train.made[first.name].module)
     if len(train.graph.nodes) != len(evaluation.graph.nodes):
         raise TraceRefusedError(_refusal(root, train.made[pairs[-1][0].name]))
@@ -60,15 +62,18 @@ def _same(first: fx.Node, second: fx.Node, partner: dict[fx.Node, fx.Node]) -> b
 
 def _same_constant(root: nn.Module, first: fx.Node, second: fx.Node) -> bool:
     """Whether both read a tensor that the code makes anew each time: each trace keeps its own."""
-    if (first.op, second.op) != ("get_attr", "get_attr") or not (is_constant(first) and is_constant(second)):
+    if (first.op, second.op) != ("get_attr", "get_attr") or not (
+        is_constant(first, root) and is_constant(second, root)
+    ):
         return False
     tensors = getattr(root, str(first.target)), getattr(root, str(second.target))
     return tensors[0].dtype == tensors[1].dtype and same_bits(*tensors)
 
 
-def is_constant(node: fx.Node) -> bool:
-    """Whether a node reads a tensor that the trace has put on the root."""
-    return node.op == "get_attr" and str(node.target).startswith(CONSTANT)
+def is_constant(node: fx.Node, root: nn.Module) -> bool:
+    """Whether a node reads a tensor that the trace has put on the root, unregistered."""
+    name = str(node.target)
+    return node.op == "get_attr" and name.startswith(CONSTANT) and isinstance(vars(root).get(name), Tensor)
 
 
 def _equal(first: Any, second: Any) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from surgery.graph.operations.attention import HeadsOp
@@ -171,6 +171,17 @@ def by_function(function: Callable[..., Any]) -> Operation | None:
 def by_method(name: str) -> Operation | None:
     """The operation that the method ``name`` of a tensor is a form of, or None."""
     return next((one for one in OPERATIONS if name in one.methods), None)
+
+
+def only_moves(node: fx.Node) -> bool:
+    """Whether a node gives the numbers of its first argument, in another layout or dtype."""
+    if node.op == "call_method":
+        return node.target in LAYOUT_METHODS
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in LAYOUT_ATTRIBUTES
+    return packet(node.target) in LAYOUT_FUNCTIONS
 
 
 def packet(function: Any) -> Any:

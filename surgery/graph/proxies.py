@@ -1,19 +1,38 @@
-"""The proxy of a tensor that stands in the model: what is asked about it is answered, what is done recorded."""
+"""What stands for tensors in a trace: operations are recorded, and what cannot be recorded is refused."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.proxy import TracerBase
 
+OWN = frozenset(("node", "tracer", "tensor", "refuse"))
 
-class TensorProxy(fx.Proxy):
+
+class RecordedProxy(fx.Proxy):
+    """The result of an operation. Its attributes are the tensor's, and setting one would be lost."""
+
+    def __init__(self, node: fx.Node, tracer: TracerBase, refuse: Callable[[str], None]) -> None:
+        vars(self)["refuse"] = refuse
+        super().__init__(node, tracer)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse."""
+        if name not in OWN:
+            self.refuse(f"sets .{name} of a tensor, which a graph does not record; write w.copy_(...)")
+        vars(self)[name] = value
+
+
+class TensorProxy(RecordedProxy):
     """A parameter or buffer in a trace.
 
     Authors' code asks for shapes and dtypes and branches on them; those of a tensor that stands in the model do not
     change, so the answer is the tensor's own.
     """
 
-    def __init__(self, node: fx.Node, tracer: TracerBase, tensor: Tensor) -> None:
-        super().__init__(node, tracer)
+    def __init__(self, node: fx.Node, tracer: TracerBase, refuse: Callable[[str], None], tensor: Tensor) -> None:
+        super().__init__(node, tracer, refuse)
         self.tensor = tensor
 
     @property

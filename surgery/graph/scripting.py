@@ -5,7 +5,7 @@ empty one with the same tensors. State that follows training is committed at eac
 training, for no optimizer tells it of its steps.
 """
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from computed.constraint import Constraint, state_dtype
 from computed.errors import ComputedParameterError
@@ -38,6 +38,7 @@ def _fill(made: nn.Module, source: nn.Module, prefix: str, called: set[str], kno
     made._buffers.update(source._buffers)
     made._non_persistent_buffers_set.update(source._non_persistent_buffers_set)
     known[id(source)] = made
+    vars(made).update({name: value for name, value in vars(source).items() if isinstance(value, Tensor)})
     for name, child in source._modules.items():
         if child is not None:
             made._modules[name] = _scriptable(child, prefix + name, called, known)

@@ -6,13 +6,17 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from computed.parameter import ComputedParameter
+from computed.torch_private import without_torch_function
 from surgery.errors import TraceRefusedError
 from surgery.graph.arguments import Call
+from surgery.graph.eager import EagerGuard, written_by
 from surgery.graph.locating import Spot, current_spot
-from surgery.graph.lowering import FORWARDS, OPERATIONS, Lowering
-from surgery.graph.operations.op_module import OpModule, become, operation_of
-from surgery.graph.proxies import TensorProxy
-from surgery.graph.surroundings import Surroundings
+from surgery.graph.lowering import FORWARDS, OPERATIONS, Lowering, operation_under
+from surgery.graph.names import standing
+from surgery.graph.operations.op_module import OpModule, become
+from surgery.graph.ops import only_moves
+from surgery.graph.proxies import RecordedProxy, TensorProxy
+from surgery.graph.surroundings import Surroundings, known_modes
 
 
 class Made(NamedTuple):
@@ -20,6 +24,13 @@ class Made(NamedTuple):
 
     spot: Spot | None
     module: str
+
+
+class Constant(NamedTuple):
+    """A tensor that a forward makes, and the node that it is."""
+
+    tensor: Tensor
+    node: fx.Node
 
 
 NO_ARGUMENTS = Call(())
@@ -46,23 +57,39 @@ class SurgeryTracer(fx.Tracer):
         self.call = call
         self.forwards = forwards
         self.made: dict[str, Made] = {}
-        self.lowered: list[str] = []
         self.names: dict[int, str] = {}
         self.proxies: dict[int, fx.Proxy] = {}
         self.before: Surroundings | None = None
+        self.refusal: TraceRefusedError | None = None
+        self.constants: dict[tuple[int, int], Constant] = {}
+        self.written: set[int] = set()
+        self.last: Spot | None = None
 
-    def record(self, root: nn.Module) -> fx.Graph:
-        """The graph of ``root`` in the mode that it is in.
+    def record(self, root: nn.Module, *, training: bool) -> fx.Graph:
+        """The graph of ``root``, whose modules are in that mode.
 
         Errors: TraceRefusedError for what a graph would freeze without a word; whatever torch raises.
         """
         named = [*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False)]
         self.names = {id(tensor): name for name, tensor in reversed(named)}
         self.proxies = {}
-        self.before = Surroundings.now()
-        graph = self.trace(root)
-        graph._tracer_cls = None  # unpickling traces the code again, with torch's own
+        with known_modes(training=training), EagerGuard(self.names, self.refuse, self.written_constant):
+            self.before = Surroundings.now()
+            graph = self.trace(root)
+        if self.refusal is not None:
+            raise self.refusal  # the model's code has caught it
         return graph
+
+    def refuse(self, reason: str) -> None:
+        """Refuse the trace, with the place; it stays refused where the model's code catches the error."""
+        spot = current_spot(self.root) or self.last
+        where = f"{spot.told(self.root)} " if spot is not None else ""
+        self.refusal = TraceRefusedError(f"{where}{reason}")
+        raise self.refusal
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The result of a node."""
+        return RecordedProxy(node, self, self.refuse)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -78,9 +105,11 @@ class SurgeryTracer(fx.Tracer):
         return self._forward_of_root(root_fn, keyword), [self.root, *positional]
 
     def _forward_of_root(self, root_fn: Callable[..., Any], keyword: dict[str, Any]) -> Callable[..., Any]:
-        forward: Callable[..., Any] = self.forwards.get(type(self.root), root_fn)
+        own = vars(self.root).get("forward")  # set on this very model
+        forward: Callable[..., Any] = root_fn if own is None else lambda host, *args, **kwargs: own(*args, **kwargs)
+        forward = self.forwards.get(type(self.root), forward)
         found = operation_under(self.root)
-        if found is not None and forward is root_fn:
+        if found is not None and type(self.root) not in self.forwards:
             path, made = found
 
             def forward(host: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -98,22 +127,23 @@ class SurgeryTracer(fx.Tracer):
         """A computed parameter is its value; a host is an op module, or traced by its function or by its forward."""
         if isinstance(m, ComputedParameter):
             return self.value_of(m)
+        if m not in self.paths and not any(True for _ in (*m.parameters(), *m.buffers())):
+            return forward(*args, **kwargs)  # made in a forward: nn.ReLU()(x), self.layers[:2](x)
         path = self.path_of_module(m)
         if path in self.inlined:
-            if type(m) in OPERATIONS:
-                self.lowered.append(path)
-                become(m, OPERATIONS[type(m)])
-            if isinstance(m, OpModule):
-                return self._call_operation(path, m, m, args, kwargs)
             lowering = self.forwards.get(type(m))
             if lowering is not None:
                 return super().call_module(m, lambda *a, **k: lowering(m, *a, **k), args, kwargs)
+            if type(m) in OPERATIONS:
+                become(m, OPERATIONS[type(m)])
+            if isinstance(m, OpModule):
+                return self._call_operation(path, m, m, args, kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def _call_operation(
         self, path: str, operation: OpModule, host: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> fx.Proxy:
-        values = {keyword: _standing(host, name) for keyword, name in operation.value_names().items()}
+        values = {keyword: standing(host, name) for keyword, name in operation.value_names().items()}
         given = {keyword: value for keyword, value in values.items() if value is not None}
         return self.create_proxy("call_module", path, args, kwargs | given)
 
@@ -129,7 +159,8 @@ class SurgeryTracer(fx.Tracer):
         if name is None:
             return None
         if id(tensor) not in self.proxies:
-            self.proxies[id(tensor)] = TensorProxy(self.create_node("get_attr", name, (), {}), self, tensor)
+            node = self.create_node("get_attr", name, (), {})
+            self.proxies[id(tensor)] = TensorProxy(node, self, self.refuse, tensor)
         return self.proxies[id(tensor)]
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
@@ -141,58 +172,67 @@ class SurgeryTracer(fx.Tracer):
         """What stands as an argument: a computed parameter is its value, a tensor of the model its node."""
         if isinstance(a, ComputedParameter):
             return self.value_of(a).node
-        if isinstance(a, Tensor):
+        if isinstance(a, Tensor) and a not in self.tensor_attrs:
             found = self.tensor_of(a)
-            if found is not None:
-                return found.node
+            return self._constant(a) if found is None else found.node
         return super().create_arg(a)
+
+    def _constant(self, tensor: Tensor) -> fx.Node:
+        """The node of a tensor that the forward has made, with its numbers of now; new at each call of the graph."""
+        key = id(tensor), tensor._version
+        if key not in self.constants:
+            self.written_constant(tensor)  # refused where it is a part of one
+            read = super().create_arg(tensor.detach().clone())
+            self.constants[key] = Constant(tensor, self.create_node("call_method", "clone", (read,), {}))
+        return self.constants[key].node
+
+    def _write(self, node: fx.Node) -> None:
+        """Note the constants that a node writes to."""
+        for written in written_by(node):
+            source = origin(written)
+            for (key, _), constant in self.constants.items():
+                if constant.node is source:
+                    self.written.add(key)
+                    others = [one for (other, _), one in self.constants.items() if other != key]
+                    if any(_share(one.tensor, constant.tensor) for one in others):
+                        self.refuse("writes to a tensor that it makes and has a view of")
+
+    def written_constant(self, tensor: Tensor) -> fx.Proxy | None:
+        """The proxy of a tensor that the forward has made and the graph has written to; None for others."""
+        for (key, _), constant in self.constants.items():
+            if key in self.written and _share(tensor, constant.tensor):
+                if tensor is constant.tensor:
+                    return self.proxy(constant.node)
+                self.refuse("reads a view of a tensor that it makes and that the graph has written to")
+        return None
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Note where each node is made; refuse what changes around the model and would not be in the graph."""
         spot = current_spot(self.root)
+        self.last = spot or self.last
         assert self.before is not None
         changed = Surroundings.now().difference(self.before)
         if changed is not None:
-            where = f"{spot.told(self.root)} " if spot is not None else ""
-            raise TraceRefusedError(f"{where}{changed}")
+            self.refuse(changed)
         node = super().create_node(kind, target, *args, **kwargs)
         self.made[node.name] = Made(spot, self.scope.module_path)
+        self._write(node)
         return node
 
-
-def put_operation_under(root: nn.Module) -> None:
-    """Where the root itself is a host that becomes an op module: that is a module below it, a graph takes its place."""
-    operation = OPERATIONS.get(type(root))
-    if operation is not None and operation_under(root) is None:
-        root.add_module(fresh_name(root, "operation"), operation_of(root, operation))
+    @property
+    def paths(self) -> Mapping[nn.Module, str]:
+        """The modules of the model, with their names."""
+        return self.submodule_paths or {}
 
 
-def operation_under(root: nn.Module) -> tuple[str, OpModule] | None:
-    """The op module that does what the root did, and its name."""
-    for name, child in root._modules.items():
-        if isinstance(child, OpModule) and child.stands_for is type(root):
-            return name, child
-    return None
+def origin(node: fx.Node) -> fx.Node:
+    """The tensor that a node is a view of, as far as its operation says so."""
+    while node.op in ("call_method", "call_function") and only_moves(node) and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
 
 
-def fresh_name(module: nn.Module, wanted: str) -> str:
-    """``wanted``, or with a number where the module has something of that name."""
-    taken = {*vars(module), *module._parameters, *module._buffers, *module._modules, *dir(type(module))}
-    numbered = (f"{wanted}_{number}" for number in range(1, len(taken) + 2))
-    return wanted if wanted not in taken else next(name for name in numbered if name not in taken)
-
-
-def _standing(host: nn.Module, name: str | list[str] | dict[str, str]) -> Any:
-    """What stands at a dotted name of ``host``: a tensor, a computed parameter, or None; for several names several."""
-    if isinstance(name, list):
-        return [_standing(host, each) for each in name]
-    if isinstance(name, dict):
-        found = {key: _standing(host, each) for key, each in name.items()}
-        return {key: value for key, value in found.items() if value is not None}
-    *path, attribute = name.split(".")
-    for part in path:
-        host = host._modules[part]  # type: ignore[assignment]
-    for registry in (host._parameters, host._buffers, host._modules):
-        if attribute in registry:
-            return registry[attribute]
-    return None
+def _share(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have one storage."""
+    with without_torch_function():
+        return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()

@@ -2,20 +2,22 @@
 
 from collections.abc import Iterator, Mapping
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from computed.parameter import ComputedParameter
 from surgery.errors import TraceRefusedError
 from surgery.graph.arguments import Call
 from surgery.graph.attributes import Attributes
+from surgery.graph.eager import written_by
 from surgery.graph.factored import put_rules_in_place
 from surgery.graph.locating import innermost_in_torch, spots
-from surgery.graph.lowering import FORWARDS, Lowering
-from surgery.graph.modes import Recorded, is_constant, joined, modes_of
+from surgery.graph.lowering import FORWARDS, Lowering, put_operation_under
+from surgery.graph.modes import CONSTANT, Recorded, is_constant, joined, modes_of
 from surgery.graph.module import ConstrainedGraph, assembled
+from surgery.graph.names import fresh_name
 from surgery.graph.operations.op_module import OpModule
 from surgery.graph.order import at_first_use, renumbered
-from surgery.graph.tracer import SurgeryTracer, put_operation_under
+from surgery.graph.tracer import SurgeryTracer, origin
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 RECORDED = "traced symbolically, for training and eval"
@@ -38,33 +40,34 @@ def traced(
     if stands_for not in forwards:
         put_operation_under(root)
     found = []
-    for _ in modes_of(root):
+    for training in modes_of(root):
         tracer = SurgeryTracer(inlined, call, forwards)
-        found.append(Recorded(recorded(tracer, root), tracer.made))
+        found.append(Recorded(recorded(tracer, root, training=training), tracer.made))
     graph = joined(root, *found)
+    _drop_clones(root, graph)
     _keep_constants(root, graph)
     put_rules_in_place(graph, root)
     at_first_use(graph, set(paths_of_values(root)))
     return assembled(root, renumbered(graph), stands_for, call.constants, RECORDED)
 
 
-def recorded(tracer: SurgeryTracer, root: nn.Module) -> fx.Graph:
-    """The graph of ``root`` in the mode that it is in.
+def recorded(tracer: SurgeryTracer, root: nn.Module, *, training: bool) -> fx.Graph:
+    """The graph of ``root``, whose modules are in that mode.
 
     Errors: TraceRefusedError.
     """
-    attributes = Attributes.of(root, tracer.inlined)
+    attributes = Attributes.of(root)
     try:
-        graph = tracer.record(root)
+        graph = tracer.record(root, training=training)
     except TraceRefusedError:
         raise
     except (
         Exception
     ) as error:  # every kind occurs: https://pytorch.org/docs/stable/fx.html#limitations-of-symbolic-tracing
-        raise TraceRefusedError(failure(error, root)) from error
+        raise tracer.refusal or TraceRefusedError(failure(error, root)) from error
     changed = attributes.changes()
     if changed:
-        raise TraceRefusedError(f"{type(root).__name__}: {'; '.join(changed)}, which a graph does not do")
+        raise TraceRefusedError(f"{'; '.join(changed)}: a graph does not do that")
     return graph
 
 
@@ -84,7 +87,7 @@ def failure(error: Exception, root: nn.Module) -> str:
 def modules_to_inline(root: nn.Module) -> frozenset[str]:
     """The names of all modules that have a computed parameter, themselves or below."""
     found: set[str] = set()
-    for path in paths_of_values(root):
+    for path in paths_of_values(root, remove_duplicate=False):
         parts = path.split(".")
         found |= {".".join(parts[:length]) for length in range(len(parts))}
     return frozenset(found | {name for name, module in root.named_modules() if isinstance(module, OpModule)})
@@ -114,10 +117,27 @@ def drop_hooks(root: nn.Module, inlined: frozenset[str]) -> None:
                 getattr(module, kind).clear()
 
 
+def _drop_clones(root: nn.Module, graph: fx.Graph) -> None:
+    """Constants that nothing writes to need not be new at each call."""
+    written = {origin(one) for node in graph.nodes for one in written_by(node)}
+    for node in list(graph.nodes):
+        if node.op == "call_method" and node.target == "clone" and node not in written:
+            source = node.args[0]
+            if isinstance(source, fx.Node) and is_constant(source, root):
+                node.replace_all_uses_with(source)
+                graph.erase_node(node)
+
+
 def _keep_constants(root: nn.Module, graph: fx.Graph) -> None:
     """Tensors that the code makes and that do not depend on inputs move with the model, and are no state of it."""
-    used = {str(node.target) for node in graph.nodes if is_constant(node)}
-    for name in used:
-        tensor = vars(root).pop(name)
-        assert isinstance(tensor, Tensor)
-        root.register_buffer(name, tensor, persistent=False)
+    kept: dict[str, str] = {}
+    for node in graph.nodes:
+        if is_constant(node, root):
+            made = str(node.target)
+            if made not in kept:
+                kept[made] = fresh_name(root, "constant")
+                # of its own: what the code has made may be one tensor for all models
+                root.register_buffer(kept[made], vars(root)[made].detach().clone(), persistent=False)
+            node.target = kept[made]
+    for name in [name for name in vars(root) if name.startswith(CONSTANT)]:
+        del vars(root)[name]

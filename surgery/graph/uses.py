@@ -9,13 +9,11 @@ from torch import fx, nn
 from computed.site import Site, class_of
 from surgery.graph.operations.op_module import OpModule
 from surgery.graph.ops import (
-    LAYOUT_ATTRIBUTES,
-    LAYOUT_FUNCTIONS,
-    LAYOUT_METHODS,
     OPERATIONS,
     Operation,
     by_function,
     by_method,
+    only_moves,
     packet,
 )
 
@@ -60,7 +58,7 @@ class Use:
 def uses_of(site: Site, node: fx.Node, root: nn.Module) -> Iterator[Use]:
     """The uses of a parameter whose value is ``node``; what only moves numbers is passed through."""
     for user in node.users:
-        if _only_moves(user):
+        if only_moves(user):
             yield from uses_of(site, user, root)
             continue
         operation = operation_of_node(user, root)
@@ -100,16 +98,6 @@ def _name(node: fx.Node, operation: Operation | None) -> str:
     if node.op == "call_method":
         return f"Tensor.{node.target}"
     return getattr(node.target, "__name__", str(node.target))
-
-
-def _only_moves(node: fx.Node) -> bool:
-    if node.op == "call_method":
-        return node.target in LAYOUT_METHODS
-    if node.op != "call_function":
-        return False
-    if node.target is getattr:
-        return node.args[1] in LAYOUT_ATTRIBUTES
-    return packet(node.target) in LAYOUT_FUNCTIONS
 
 
 def _arguments(user: fx.Node, node: fx.Node, operation: Operation | None) -> Iterator[str]:
