@@ -98,7 +98,7 @@ def _put_rule(user: fx.Node, value: fx.Node, parameter: ComputedParameter, root:
     owner, _, attribute = str(value.target).rpartition(".")
     host = root.get_submodule(owner)
     name = fresh_name(host, f"{attribute}_{operation.name.rpartition('.')[2]}")
-    host.add_module(name, FactoredOp(module, attribute, (operation.name, form), args, kwargs))
+    host.add_module(name, FactoredOp(module, attribute, (operation.name, form), args, kwargs).train(host.training))
     with user.graph.inserting_before(user):
         raws = list(_raws(user.graph, str(value.target), parameter))
         path = ".".join(part for part in (owner, name, RULE) if part)

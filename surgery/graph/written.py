@@ -3,6 +3,8 @@
 A GraphModule of torch pickles its code and traces that again, which freezes what reads a buffer or makes a constant.
 """
 
+from importlib import import_module
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -58,7 +60,17 @@ def mapped(node: fx.Node, stand_in: Any) -> tuple[Any, Any]:
     return args, kwargs
 
 
+class ModuleFunction(NamedTuple):
+    """A function by its module and its name there: some, as ``F.max_pool2d``, have another qualified name."""
+
+    module: str
+    name: str
+
+
 def _named(target: Any) -> Any:
+    if isinstance(target, FunctionType) and "<locals>" in target.__qualname__:
+        place = ModuleFunction(target.__module__, target.__name__)
+        return place if getattr(import_module(place.module), place.name, None) is target else target
     if isinstance(target, PACKET | OVERLOAD):
         return TorchOperator(str(target))
     higher = f"higher_order.{target}"
@@ -66,6 +78,8 @@ def _named(target: Any) -> Any:
 
 
 def _found(target: Any) -> Any:
+    if isinstance(target, ModuleFunction):
+        return getattr(import_module(target.module), target.name)
     return _operator(target.path) if isinstance(target, TorchOperator) else target
 
 

@@ -1,0 +1,696 @@
+"""Published architectures as their authors wrote them: each is a graph that is right, or refused with its reason.
+
+Tiny configurations with random weights; truth is the tree route, whose own truth is in `tests/life`.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import computed
+import surgery
+from tests.quiet import quiet_transformers
+
+transformers = pytest.importorskip("transformers", reason="transformers is in the extra 'examples'")
+
+TRACES = "it is a graph"
+
+# what stands in the way, as the error tells it: the statement, or what was found
+CHANNELS = "if num_channels != self.num_channels:"
+DTYPE = "pixel_values.dtype != expected_dtype"
+HEADS = "hidden_shape = (*input_shape, -1, self."
+CAUSAL = "is_causal = q_length > 1 and attention_mask is None and is_causal"
+MASK = "if (q_length == 1 or kv_length == q_length) and"
+PADDING = "if width % self.patch_size[1] != 0:"
+PADDED = "was_padded = pad_values[3] > 0 or pad_values[5] > 0"
+WINDOW = "if min(input_resolution) <= self.window_size:"
+STRIDES = "if in_height % stride_height == 0:"
+HEIGHT = "in_height = int(features.shape[-2])"
+LENGTH = "if input_features.shape[-1] != expected_seq_length:"
+TORCH_INT = "torch.jit.is_tracing() and isinstance(x, torch.Tensor) else int(x)"
+KEYPOINTS = "for image_hidden_state in last_hidden_state"
+UNFOLDED = "else int(math.ceil(orig_height / patch_height) * patch_height)"
+ELSEWHERE = "out = ACT2FN[activation](out)"
+HOOKS = "has forward_hooks"  # transformers collects hidden states by them
+OPTIONAL = "the graph is not the model, it has"  # a module that is kept whole gives None where others give a tensor
+NO_PLACE = (HOOKS, OPTIONAL)
+
+
+class Published(NamedTuple):
+    """A class of transformers, options of its configuration, and what each set of rules comes to."""
+
+    kind: str
+    options: dict[str, Any]
+    outcomes: dict[str, str]
+
+
+VIT = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+TEXT = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40,
+}  # fmt: skip
+FOUR = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2]}
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+UPERNET = {
+    "backbone_config": transformers.ConvNextConfig(
+        hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], out_features=STAGES
+    ),
+    "hidden_size": 8, "pool_scales": [1, 2], "auxiliary_in_channels": 16, "auxiliary_channels": 8, "num_labels": 3,
+}  # fmt: skip
+DEPTH = {
+    "backbone_config": transformers.Dinov2Config(
+        **VIT | {"num_hidden_layers": 4}, out_features=STAGES, apply_layernorm=True, reshape_hidden_states=False
+    ),
+    "reassemble_hidden_size": 16, "patch_size": 8, "neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8,
+    "head_hidden_size": 8,
+}  # fmt: skip
+
+PUBLISHED = {
+    "ResNet": Published(
+        "ResNetModel",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "deep": TRACES},
+    ),
+    "ResNet classifier": Published(
+        "ResNetForImageClassification",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+    ),
+    "RegNet": Published(
+        "RegNetModel",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "deep": TRACES},
+    ),
+    "ConvNext": Published(
+        "ConvNextModel",
+        {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "drop_path_rate": 0.3},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+    ),
+    "ConvNextV2": Published(
+        "ConvNextV2Model",
+        {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "drop_path_rate": 0.3},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+    ),
+    "DINOv3 ConvNext": Published(
+        "DINOv3ConvNextModel",
+        {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "drop_path_rate": 0.3},
+        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
+    ),
+    "MobileNetV1": Published(
+        "MobileNetV1Model",
+        {"depth_multiplier": 0.25, "min_depth": 8},
+        {"everything": STRIDES, "convolutions": STRIDES, "deep": STRIDES},
+    ),
+    "MobileNetV1 padded evenly": Published(
+        "MobileNetV1Model",
+        {"depth_multiplier": 0.25, "min_depth": 8, "tf_padding": False},
+        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+    ),
+    "MobileNetV2": Published(
+        "MobileNetV2Model",
+        {"depth_multiplier": 0.25, "min_depth": 8},
+        {"everything": HEIGHT, "convolutions": HEIGHT, "deep": HEIGHT},
+    ),
+    "MobileNetV2 padded evenly": Published(
+        "MobileNetV2Model",
+        {"depth_multiplier": 0.25, "min_depth": 8, "tf_padding": False},
+        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+    ),
+    "EfficientNet": Published(
+        "EfficientNetModel",
+        {
+            "width_coefficient": 0.25,
+            "depth_coefficient": 0.3,
+            "image_size": 32,
+            "hidden_dim": 320,
+            "kernel_sizes": [3, 3],
+            "in_channels": [8, 8],
+            "out_channels": [8, 16],
+            "strides": [1, 2],
+            "num_block_repeats": [1, 2],
+            "expand_ratios": [1, 6],
+            "depthwise_padding": [],
+        },
+        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+    ),
+    "PoolFormer": Published(
+        "PoolFormerModel",
+        {
+            "hidden_sizes": [8, 16],
+            "depths": [1, 1],
+            "num_encoder_blocks": 2,
+            "patch_sizes": [7, 3],
+            "strides": [4, 2],
+            "padding": [2, 1],
+            "drop_path_rate": 0.3,
+        },
+        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+    ),
+    "Bit": Published(
+        "BitModel",
+        {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 4, "drop_path_rate": 0.3},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "deep": TRACES},
+    ),
+    "LeViT": Published(
+        "LevitModel",
+        {
+            "image_size": 64,
+            "hidden_sizes": [16, 16, 16],
+            "num_attention_heads": [2, 2, 2],
+            "depths": [1, 1, 1],
+            "key_dim": [4, 4, 4],
+            "attention_ratio": [2, 2, 2],
+            "mlp_ratio": [2, 2, 2],
+        },
+        {
+            "everything": CHANNELS,
+            "convolutions": CHANNELS,
+            "linear": "return self.attention_biases[:, self.attention_bias_idxs]",
+            "deep": TRACES,
+        },
+    ),
+    "CvT": Published(
+        "CvtModel",
+        {
+            "embed_dim": [8, 16, 16],
+            "num_heads": [1, 2, 2],
+            "drop_rate": [0.0, 0.0, 0.0],
+            "attention_drop_rate": [0.0, 0.0, 0.0],
+            "mlp_ratio": [2.0, 2.0, 2.0],
+            "depth": [1, 2, 3],
+            "drop_path_rate": [0.0, 0.0, 0.3],
+        },
+        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
+    ),
+    "SegFormer": Published(
+        "SegformerModel",
+        FOUR | {"decoder_hidden_size": 8},
+        {"everything": HEADS, "convolutions": HEADS, "linear": HEADS, "deep": TRACES},
+    ),
+    "Swin": Published(
+        "SwinModel",
+        {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+        {"everything": PADDING, "convolutions": PADDING, "linear": WINDOW, "deep": WINDOW},
+    ),
+    "Swinv2": Published(
+        "Swinv2Model",
+        {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
+        {"everything": PADDING, "convolutions": PADDING, "linear": PADDED, "deep": PADDED},
+    ),
+    "Swin2SR": Published(
+        "Swin2SRModel",
+        {"image_size": 16, "embed_dim": 8, "depths": [1], "num_heads": [1], "window_size": 4},
+        {"everything": PADDED, "convolutions": TRACES, "linear": PADDED, "deep": TRACES},
+    ),
+    "DINOv2": Published(
+        "Dinov2Model",
+        VIT | {"drop_path_rate": 0.3},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
+    ),
+    "DINOv2 with registers": Published(
+        "Dinov2WithRegistersModel",
+        VIT | {"drop_path_rate": 0.3},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
+    ),
+    "DINOv3": Published(
+        "DINOv3ViTModel",
+        VIT,
+        {"everything": CAUSAL, "convolutions": OPTIONAL, "linear": CAUSAL, "deep": TRACES},
+    ),
+    "BEiT": Published(
+        "BeitModel",
+        VIT,
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
+    ),
+    "DeiT": Published(
+        "DeiTModel",
+        VIT,
+        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": DTYPE},
+    ),
+    "ViT": Published(
+        "ViTModel",
+        VIT,
+        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": DTYPE},
+    ),
+    "ViT classifier": Published(
+        "ViTForImageClassification",
+        VIT,
+        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": OPTIONAL},
+    ),
+    "I-JEPA": Published(
+        "IJepaModel",
+        VIT,
+        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": DTYPE},
+    ),
+    "ViTMAE": Published(
+        "ViTMAEModel",
+        VIT,
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
+    ),
+    "ViTMSN": Published(
+        "ViTMSNModel",
+        VIT,
+        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": DTYPE},
+    ),
+    "ViTDet": Published(
+        "VitDetModel",
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "pretrain_image_size": 32,
+        },
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+    ),
+    "ViTPose": Published(
+        "VitPoseBackbone",
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": [32, 32],
+            "patch_size": [8, 8],
+        },
+        {
+            "everything": HOOKS,
+            "convolutions": "if height != self.image_size[0] or width",
+            "linear": HOOKS,
+            "deep": HOOKS,
+        },
+    ),
+    "Hiera": Published(
+        "HieraModel",
+        {
+            "embed_dim": 8,
+            "image_size": [64, 64],
+            "depths": [1, 1],
+            "num_heads": [1, 2],
+            "query_stride": [2, 2],
+            "num_query_pool": 1,
+            "masked_unit_size": [8, 8],
+        },
+        {"everything": TRACES, "convolutions": TRACES},
+    ),
+    "PVT": Published(
+        "PvtModel",
+        FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+    ),
+    "PVTv2": Published(
+        "PvtV2Model",
+        FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]},
+        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
+    ),
+    "FocalNet": Published(
+        "FocalNetModel",
+        {
+            "image_size": 32,
+            "embed_dim": 8,
+            "depths": [1, 1],
+            "focal_levels": [2, 2],
+            "focal_windows": [3, 3],
+            "hidden_sizes": [8, 16],
+        },
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+    ),
+    "HGNetV2": Published(
+        "HGNetV2ForImageClassification",
+        {
+            "embedding_size": 8,
+            "hidden_sizes": [8, 16, 16, 16],
+            "stem_channels": [3, 8, 8],
+            "stage_in_channels": [8, 8, 16, 16],
+            "stage_mid_channels": [8, 8, 8, 8],
+            "stage_out_channels": [8, 16, 16, 16],
+            "stage_num_blocks": [1, 1, 1, 1],
+            "stage_numb_of_layers": [2, 2, 2, 2],
+            "stage_kernel_size": [3, 3, 3, 3],
+            "num_labels": 3,
+        },
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+    ),
+    "TextNet": Published(
+        "TextNetModel",
+        {
+            "stem_out_channels": 8,
+            "hidden_sizes": [8, 8, 16, 16, 16],
+            "conv_layer_kernel_sizes": [[[3, 3]], [[3, 3]], [[3, 1]], [[1, 3]]],
+            "conv_layer_strides": [[1], [2], [2], [1]],
+        },
+        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+    ),
+    "DPT": Published(
+        "DPTModel",
+        VIT,
+        {"everything": TORCH_INT, "convolutions": TORCH_INT, "linear": CAUSAL, "deep": OPTIONAL},
+    ),
+    "GLPN": Published(
+        "GLPNModel",
+        FOUR,
+        {"everything": HEADS, "convolutions": HEADS, "linear": HEADS, "deep": TRACES},
+    ),
+    "MobileViT": Published(
+        "MobileViTModel",
+        {
+            "image_size": 64,
+            "hidden_sizes": [16, 24, 32],
+            "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 16],
+            "num_attention_heads": 2,
+        },
+        {"everything": UNFOLDED, "convolutions": UNFOLDED, "linear": UNFOLDED, "deep": TRACES},
+    ),
+    "MobileViTV2": Published(
+        "MobileViTV2Model",
+        {"image_size": 64, "width_multiplier": 0.25, "base_attn_unit_dims": [32, 32, 32], "n_attn_blocks": [1, 1, 1]},
+        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+    ),
+    "Data2VecVision": Published(
+        "Data2VecVisionModel",
+        VIT,
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
+    ),
+    "UperNet": Published(
+        "UperNetForSemanticSegmentation",
+        UPERNET,
+        {"everything": HOOKS, "convolutions": HOOKS, "linear": HOOKS, "deep": TRACES},
+    ),
+    "SwiftFormer": Published(
+        "SwiftFormerModel",
+        {"image_size": 64, "depths": [1, 1, 1, 1], "embed_dims": [8, 16, 16, 16], "drop_path_rate": 0.3},
+        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
+    ),
+    "SuperPoint": Published(
+        "SuperPointForKeypointDetection",
+        {"encoder_hidden_sizes": [8, 8, 8, 8], "decoder_hidden_size": 8, "descriptor_decoder_dim": 8},
+        {"everything": KEYPOINTS, "convolutions": KEYPOINTS, "deep": KEYPOINTS},
+    ),
+    "CLIP vision": Published(
+        "CLIPVisionModel",
+        VIT,
+        {
+            "everything": "if not interpolate_pos_encoding and (height != self.image_size",
+            "convolutions": "if not interpolate_pos_encoding and (height != self.image_size",
+            "linear": HEADS,
+            "deep": TRACES,
+        },
+    ),
+    "SigLIP vision": Published(
+        "SiglipVisionModel",
+        VIT,
+        {"everything": HEADS, "convolutions": TRACES, "linear": HEADS, "deep": TRACES},
+    ),
+    "BLIP vision": Published(
+        "BlipVisionModel",
+        VIT,
+        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
+    ),
+    "AIMv2 vision": Published(
+        "Aimv2VisionModel",
+        VIT,
+        {"everything": HEADS, "convolutions": TRACES, "linear": HEADS, "deep": TRACES},
+    ),
+    "PPLCNet": Published(
+        "PPLCNetForImageClassification",
+        {},
+        {"everything": TRACES, "convolutions": TRACES, "linear": OPTIONAL, "deep": OPTIONAL},
+    ),
+    "DepthAnything": Published(
+        "DepthAnythingForDepthEstimation",
+        DEPTH,
+        {
+            "everything": HOOKS,
+            "convolutions": CHANNELS,
+            "linear": HOOKS,
+            "deep": "predicted_depth = nn.functional.interpolate(",
+        },
+    ),
+    "RT-DETR ResNet": Published(
+        "RTDetrResNetBackbone",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "deep": TRACES},
+    ),
+    "YOLOS": Published(
+        "YolosModel",
+        VIT | {"image_size": [32, 32], "num_detection_tokens": 4},
+        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": CAUSAL, "deep": TRACES},
+    ),
+    "SAM vision": Published(
+        "SamVisionModel",
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "output_channels": 8,
+            "global_attn_indexes": [0],
+            "mlp_dim": 16,
+            "window_size": 2,
+        },
+        {
+            "everything": CHANNELS,
+            "convolutions": CHANNELS,
+            "linear": "max_rel_dist = int(2 * max(q_size, k_size) - 1)",
+            "deep": TRACES,
+        },
+    ),
+    "DAC": Published(
+        "DacModel",
+        {
+            "encoder_hidden_size": 8,
+            "downsampling_ratios": [2, 2],
+            "decoder_hidden_size": 16,
+            "n_codebooks": 2,
+            "codebook_size": 8,
+            "codebook_dim": 4,
+            "upsampling_ratios": [2, 2],
+        },
+        {"everything": "if padding > 0:", "convolutions": "if padding > 0:"},
+    ),
+    "BERT": Published(
+        "BertModel",
+        TEXT,
+        {"everything": HEADS, "linear": HEADS, "deep": OPTIONAL},
+    ),
+    "GPT2": Published(
+        "GPT2Model",
+        {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 20},
+        {"everything": MASK},
+    ),
+    "T5": Published(
+        "T5EncoderModel",
+        {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 40},
+        {"everything": HEADS, "linear": HEADS, "deep": "if hidden_states.dtype == torch.float16:"},
+    ),
+    "Llama": Published(
+        "LlamaModel",
+        TEXT | {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        {"everything": MASK, "linear": MASK, "deep": MASK},
+    ),
+    "DistilBERT": Published(
+        "DistilBertModel",
+        {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 40},
+        {"everything": HEADS, "linear": HEADS, "deep": TRACES},
+    ),
+    "Albert": Published(
+        "AlbertModel",
+        TEXT | {"embedding_size": 8},
+        {"everything": HEADS, "linear": HEADS, "deep": TRACES},
+    ),
+    "Wav2Vec2": Published(
+        "Wav2Vec2Model",
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "conv_dim": (8, 8),
+            "conv_kernel": (10, 3),
+            "conv_stride": (5, 2),
+            "num_feat_extract_layers": 2,
+            "num_conv_pos_embeddings": 4,
+            "num_conv_pos_embedding_groups": 2,
+            "mask_time_prob": 0.0,
+        },
+        {"linear": "draws random numbers from torch", "deep": "draws random numbers from torch"},
+    ),
+    "AST (audio)": Published(
+        "ASTModel",
+        VIT | {"max_length": 32, "num_mel_bins": 16},
+        {"everything": HEADS, "convolutions": TRACES, "linear": HEADS, "deep": TRACES},
+    ),
+    "Whisper": Published(
+        "WhisperModel",
+        {
+            "vocab_size": 40,
+            "d_model": 16,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2,
+            "encoder_ffn_dim": 16,
+            "decoder_ffn_dim": 16,
+            "max_source_positions": 20,
+            "max_target_positions": 20,
+            "num_mel_bins": 8,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "decoder_start_token_id": 1,
+        },
+        {"everything": LENGTH, "convolutions": LENGTH, "linear": LENGTH, "deep": MASK},
+    ),
+    "FNet": Published(
+        "FNetModel",
+        {
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "intermediate_size": 32,
+            "vocab_size": 40,
+            "max_position_embeddings": 20,
+        },
+        {"everything": TRACES, "linear": TRACES, "deep": TRACES},
+    ),
+    "Mamba": Published(
+        "MambaModel",
+        {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 40, "state_size": 4},
+        {"everything": ELSEWHERE, "convolutions": ELSEWHERE, "linear": ELSEWHERE, "deep": ELSEWHERE},
+    ),
+}
+
+
+def halved(raw: Tensor) -> Tensor:
+    return raw / 2
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "everything": {"*": computed.function(halved)},
+    "convolutions": {"*@{Conv1d,Conv2d}.weight": "spectral(bound=0.5)"},
+    "linear": {"*@Linear.weight": "spectral(bound=0.5)"},
+}
+CASES = [(name, rules) for name, published in PUBLISHED.items() for rules in published.outcomes]
+TRACED = [case for case in CASES if PUBLISHED[case[0]].outcomes[case[1]] == TRACES]
+REFUSED = [case for case in CASES if case not in TRACED]
+WHAT = {
+    "everything": "all parameters",
+    "convolutions": "all convolutions",
+    "linear": "all linear layers",
+    "deep": "the last layer alone",
+}
+ALWAYS = ("everything", "deep")  # the sets of rules of a small run
+
+BIG_IMAGES = ("MobileNetV1", "MobileNetV2", "CvT", "SegFormer")
+INPUTS: dict[str, Callable[[int], dict[str, Tensor]]] = {
+    "Wav2Vec2": lambda batch: {"input_values": torch.randn(batch, 160)},
+    "AST (audio)": lambda batch: {"input_values": torch.randn(batch, 32, 16)},
+    "DAC": lambda batch: {"input_values": torch.randn(batch, 1, 64)},
+    "Whisper": lambda batch: {
+        "input_features": torch.randn(batch, 8, 40),
+        "decoder_input_ids": torch.randint(3, 40, (batch, 4)),
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.ERROR, logger="surgery")
+    with quiet_transformers(transformers.logging.ERROR):
+        yield
+
+
+def built(name: str) -> nn.Module:
+    cls = getattr(transformers, PUBLISHED[name].kind)
+    torch.manual_seed(0)
+    return cls(cls.config_class(**copy.deepcopy(PUBLISHED[name].options))).eval()
+
+
+def inputs(name: str, model: nn.Module, batch: int) -> dict[str, Tensor]:
+    """Random inputs of the size that the configuration is for."""
+    if name in INPUTS:
+        return INPUTS[name](batch)
+    if model.main_input_name == "input_ids":
+        return {"input_ids": torch.randint(3, 40, (batch, 7))}
+    given = PUBLISHED[name].options.get("image_size", 64 if name in BIG_IMAGES else 32)
+    height = given[0] if isinstance(given, list) else given
+    return {"pixel_values": torch.randn(batch, 3, height, height)}
+
+
+def rules_for(model: nn.Module, rules: str) -> dict[str, Any]:
+    """A set of rules; "deep" is the last convolution or linear map, so that all before it is kept whole."""
+    if rules != "deep":
+        return RULES[rules]
+    weights = (f"{name}.weight" for name, one in model.named_modules() if isinstance(one, nn.Conv2d | nn.Linear))
+    return {list(weights)[-1]: "spectral(bound=0.5)"}
+
+
+def not_at(size: str, rules: str) -> None:
+    if size == "small" and rules not in ALWAYS:
+        pytest.skip(f"{rules}: in a full run")
+
+
+def run(module: nn.Module, given: dict[str, Tensor], training: bool, **constants: Any) -> list[Tensor]:
+    """All tensors that come out."""
+    torch.manual_seed(1)
+    leaves = pytree.tree_leaves(module.train(training)(**given, **constants))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+@pytest.mark.parametrize(("name", "rules"), TRACED)
+def test_a_published_architecture_that_traces_does_what_the_tree_does(name: str, rules: str, size: str) -> None:
+    """In training and in eval, on another batch than the example too, with the buffers that follow."""
+    not_at(size, rules)
+    plain = built(name)
+    chosen = rules_for(plain, rules)
+    example = ((), inputs(name, plain, 2) | {"return_dict": False})
+    graph = surgery.apply_constraints(plain, chosen, via="fx", example=example)
+    tree = surgery.apply_constraints(plain, chosen)
+    assert list(graph.state_dict()) == list(tree.state_dict())
+    for batch in (2, 3):
+        given = inputs(name, plain, batch)
+        for training in (True, False):
+            found, expected = run(graph, given, training), run(tree, given, training, return_dict=False)
+            assert expected
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(list(graph.state_dict().values()), list(tree.state_dict().values()))
+
+
+@pytest.mark.parametrize(("name", "rules"), REFUSED)
+def test_a_published_architecture_that_does_not_trace_is_refused_with_its_reason(
+    name: str, rules: str, size: str
+) -> None:
+    """By file, line and statement where one stands in the way; the model is untouched."""
+    not_at(size, rules)
+    plain, reason = built(name), PUBLISHED[name].outcomes[rules]
+    before = copy.deepcopy(plain.state_dict())
+    modules = list(plain.modules())
+    example = ((), inputs(name, plain, 2) | {"return_dict": False})
+    with pytest.raises(surgery.TraceRefusedError, match=re.escape(reason)) as refusal:
+        surgery.apply_constraints(plain, rules_for(plain, rules), via="fx", example=example)
+    if reason not in NO_PLACE:
+        assert re.search(r"transformers/[\w/]+\.py:\d+: `", str(refusal.value))
+    assert list(plain.state_dict()) == list(before)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in plain.state_dict().items())
+    assert all(map(lambda one, other: one is other, plain.modules(), modules))
+
+
+def test_the_table_counts_what_traces(evidence: Callable[[str, str], None]) -> None:
+    assert len(PUBLISHED) >= 50
+    for rules, what in WHAT.items():
+        outcomes = [published.outcomes[rules] for published in PUBLISHED.values() if rules in published.outcomes]
+        count = f"{outcomes.count(TRACES)} of {len(outcomes)}"
+        evidence(f"published architectures that trace by fx, {what} constrained", count)
+    some = [name for name, published in PUBLISHED.items() if TRACES in published.outcomes.values()]
+    evidence("published architectures that trace by fx under some of these rules", f"{len(some)} of {len(PUBLISHED)}")
