@@ -5,7 +5,7 @@ VENV := .venv
 LATEST := .venv-latest
 PEERS := .venv-peers
 RUN := $(VENV)/bin/python
-EXTRAS := dev,examples
+EXTRAS := dev,examples,graph
 # Files of tests go to this many processes; a full run takes one, which computes with all cores.
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist loadfile

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from surgery.errors import SurgeryError as SurgeryError
     from surgery.errors import TraceRefusedError as TraceRefusedError
     from surgery.errors import UndoError as UndoError
+    from surgery.graph.drawing import draw as draw
     from surgery.listing import computed_parameters as computed_parameters
     from surgery.planned import Plan as Plan
     from surgery.planned import plan as plan
@@ -44,6 +45,7 @@ _PLACES = {
     "computed_parameters": "surgery.listing",
     "constrain": "surgery.constraining",
     "constrained": "surgery.constraining",
+    "draw": "surgery.graph.drawing",
     "load_checkpoint": "surgery.saving",
     "plan": "surgery.planned",
     "save_checkpoint": "surgery.saving",
@@ -67,6 +69,7 @@ __all__ = [
     "computed_parameters",
     "constrain",
     "constrained",
+    "draw",
     "load_checkpoint",
     "plan",
     "save_checkpoint",

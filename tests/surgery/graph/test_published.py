@@ -39,7 +39,7 @@ LENGTH = "if input_features.shape[-1] != expected_seq_length:"
 TORCH_INT = "torch.jit.is_tracing() and isinstance(x, torch.Tensor) else int(x)"
 KEYPOINTS = "for image_hidden_state in last_hidden_state"
 UNFOLDED = "else int(math.ceil(orig_height / patch_height) * patch_height)"
-ELSEWHERE = "out = ACT2FN[activation](out)"
+SCAN = "ssm_state = torch.zeros( batch_size, intermediate_size, A.shape[-1]"
 HOOKS = "has forward_hooks"  # transformers collects hidden states by them
 OPTIONAL = "the graph is not the model, it has"  # a module that is kept whole gives None where others give a tensor
 NO_PLACE = (HOOKS, OPTIONAL)
@@ -567,7 +567,7 @@ PUBLISHED = {
     "Mamba": Published(
         "MambaModel",
         {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 40, "state_size": 4},
-        {"everything": ELSEWHERE, "convolutions": ELSEWHERE, "linear": ELSEWHERE, "deep": ELSEWHERE},
+        {"everything": SCAN, "convolutions": SCAN, "linear": SCAN, "deep": SCAN},
     ),
 }
 
