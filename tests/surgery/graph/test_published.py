@@ -176,7 +176,7 @@ PUBLISHED = {
         {
             "everything": CHANNELS,
             "convolutions": CHANNELS,
-            "linear": "return self.attention_biases[:, self.attention_bias_idxs]",
+            "linear": "self.attention_bias_cache",
             "deep": TRACES,
         },
     ),
