@@ -11,12 +11,10 @@ for package in ("onnx", "onnxscript", "onnxruntime", "pygraphviz"):
     pytest.importorskip(package, reason=f"{package} is in the extra 'graph'")
 pytest.importorskip("sklearn", reason="the digits are those of scikit-learn")
 
-from examples import fx_to_onnx as example
+from examples import fx_to_onnx as example  # noqa: E402 - it imports what may be missing
 
 
-def test_it_trains_traces_draws_and_exports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str, evidence: object
-):
+def test_it_trains_traces_draws_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture[str], size: str):
     picture = tmp_path / "graph.png"
     example.main(picture, epochs=example.EPOCHS if size == "full" else 2)
     printed = capsys.readouterr().out
