@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from surgery.errors import PlanError, SurgeryError
 from surgery.graph.applying import export_of, graph_of
+from surgery.graph.module import ConstrainedGraph
 from surgery.optimizers import Optimizers, listed
 from surgery.planned import apply_rows, check_route
 from surgery.planning import Draft, Options, Rules, draft
@@ -81,6 +82,10 @@ def apply_constraints(
     for name, given in (("example", example), ("dynamic_shapes", dynamic_shapes), ("lower", lower)):
         if via == "tree" and given is not None:
             raise SurgeryError(f"{name}= is for a graph: pass via='fx' or via='export'")
+    if via == "tree" and isinstance(model, ConstrainedGraph):
+        raise SurgeryError(
+            "the model is a graph, which reads plain tensors by name: pass via='fx', which traces it anew"
+        )
     if via == "tree" and hooks != "refuse":
         raise SurgeryError("hooks= is for a graph: pass via='fx' or via='export'")
     if via != "tree" and optimizer is not None:

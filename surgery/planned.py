@@ -10,8 +10,11 @@ from surgery.applying import carry_out
 from surgery.errors import PlanError, SurgeryError
 from surgery.evidence import Evidence, evidence_of
 from surgery.finding import find
+from surgery.graph.arguments import call_of, example_of
+from surgery.graph.choosing import resolved, uses_by_trace, uses_in_export
+from surgery.graph.exporting import exported
 from surgery.optimizers import Optimizers, listed, refusals
-from surgery.planning import Draft, Options, Rules, draft
+from surgery.planning import Draft, Options, Resolve, Rules, draft
 from surgery.proposal import Action, PlannedSite
 from surgery.tables import Tabular
 from surgery.undoing import Undo
@@ -117,6 +120,7 @@ def plan(
     existing: str = "error",
     tie: str = "share",
     unsafe: bool = False,
+    example: object = None,
 ) -> Plan:
     """What `apply_constraints` would do with the same arguments, site by site; changes nothing.
 
@@ -127,11 +131,12 @@ def plan(
     Args:
         model: any module.
         rules: pattern -> spec, later rules win; see `apply_constraints`.
-        via: "tree".
+        via: "tree", or "fx" or "export", which trace a copy to see what rules about operations are about.
         strict: False turns "matched nothing" and "shadowed by later rules" into notes.
         existing: what to do at a site that another spec constrains already: "error", "chain" or "replace".
         tie: "share" (one computed parameter in all places), "error" or "split".
         unsafe: True lets modules and functions change the shape of a weight.
+        example: for a graph: (args, kwargs) of a call.
 
     Example:
         >>> import torch
@@ -141,7 +146,18 @@ def plan(
     """
     check_route(via)
     options = Options(strict=strict, existing=existing, tie=tie, unsafe=unsafe)
-    return _plan_of(model, draft(model, rules, options))
+    return _plan_of(model, draft(model, rules, options, _resolver(model, via, example)))
+
+
+def _resolver(model: nn.Module, via: str, example: object) -> Resolve | None:
+    """What finds out what rules about operations are about; None for a tree, which cannot."""
+    if via == "tree":
+        return None
+    given = example_of(example)
+    call = call_of(model, given)
+    if via == "fx":
+        return lambda ruleset: resolved(ruleset, lambda some: uses_by_trace(some, model, call, {}))
+    return lambda ruleset: resolved(ruleset, lambda some: uses_in_export(some, model, exported(model, call, None)))
 
 
 def check_route(via: str) -> None:

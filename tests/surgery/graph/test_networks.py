@@ -650,3 +650,31 @@ def test_a_trace_by_jit_is_saved(name: str):
     torch.jit.save(torch.jit.trace(case.graph, batch, strict=False), file)
     file.seek(0)
     close(torch.jit.load(file)(*batch), case.of_graph())
+
+
+@EVERY_NETWORK
+def test_plans_of_a_tree_and_of_its_graph_agree_site_by_site(name: str):
+    """On a plain model and on a constrained one; a graph has the sites of its model, with their hosts."""
+    network = NETWORKS[name]
+    model, example = network.make(), (network.args(), network.kwargs())
+    empty = surgery.apply_constraints(model, {}, via="fx", example=example)
+    assert surgery.plan(empty, network.rules) == surgery.plan(model, network.rules)
+    assert surgery.plan(model, network.rules, via="fx", example=example) == surgery.plan(model, network.rules)
+    graph = surgery.apply_constraints(model, network.rules, via="fx", example=example)
+    tree = surgery.apply_constraints(copy.deepcopy(model), network.rules)
+    plans = surgery.plan(tree, network.rules), surgery.plan(graph, network.rules)
+    assert plans[0] == plans[1]
+    assert plans[0].sites
+
+
+def test_a_graph_is_constrained_further_by_tracing_it_anew():
+    network = NETWORKS["resnet"]
+    example = (network.args(), network.kwargs())
+    graph = surgery.apply_constraints(network.make(), {"stem.weight": "orthogonal"}, via="fx", example=example)
+    with pytest.raises(surgery.SurgeryError, match=r"the model is a graph.*pass via='fx', which traces it anew"):
+        surgery.apply_constraints(graph, {"head.weight": "spectral"})
+    further = surgery.apply_constraints(graph, {"head.weight": "spectral"}, via="fx", example=example)
+    assert list(surgery.computed_parameters(further)) == ["stem.weight", "head.weight"]
+    assert list(surgery.computed_parameters(graph)) == ["stem.weight"]
+    stems = [each.eval().get_submodule("stem.weight") for each in (graph, further)]
+    assert torch.equal(*(stem() for stem in stems))
