@@ -117,6 +117,11 @@ def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
     return _pytree.tree_map(function, tree)
 
 
+def tree_unflatten(leaves: list[Any], structure: Any) -> Any:
+    """The tree of a structure, as `torch.export` keeps that of a model's outputs."""
+    return _pytree.tree_unflatten(leaves, structure)
+
+
 def rebuild_flat_weights(host: nn.Module) -> None:
     """Let an RNN, LSTM or GRU read its weights anew: it keeps them in a list that no registry knows of."""
     if isinstance(host, nn.RNNBase):

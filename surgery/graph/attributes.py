@@ -34,6 +34,13 @@ class Attributes:
             [(name, kind, dict(vars(kind))) for kind, name in classes.items()],
         )
 
+    def changed_now(self, module: nn.Module) -> str | None:
+        """What somebody has set on ``module`` since, and would be lost on its way into a graph; None for nothing."""
+        for name, one, before in self.modules:
+            if one is module:
+                return next((self._text(module, name, key) for key in _changed(before, _noted(module))), None)
+        return None
+
     def changes(self) -> list[str]:
         """One text for each attribute that is another object now, or holds others."""
         found = []

@@ -10,7 +10,7 @@ from torch import fx, nn
 from surgery.finding import Found, find
 from surgery.graph.arguments import Call
 from surgery.graph.lowering import FORWARDS, Lowering, put_operation_under
-from surgery.graph.ops import Operation, operation_named
+from surgery.graph.ops import OPERATIONS, Operation, operation_named
 from surgery.graph.tracer import SurgeryTracer
 from surgery.graph.tracing import recorded
 from surgery.graph.uses import Use, uses_of
@@ -91,9 +91,20 @@ def _resolved(rule: Rule, uses: Uses) -> Rule:
 
 def _is_met(rule: Rule, operation: Operation | None, use: Use) -> bool:
     if rule.predicate is not None:
-        return bool(rule.predicate(use))
+        try:
+            return bool(rule.predicate(use))
+        except Exception as error:
+            error.add_note(f"rule {rule}, asked about {use!r}")
+            raise
     assert operation is not None
-    return use.op == operation.name and (rule.pattern.names_leaf or operation.is_meant(use.arg))
+    return _is_op(operation, use.op) and (rule.pattern.names_leaf or operation.is_meant(use.arg))
+
+
+def _is_op(operation: Operation, name: str) -> bool:
+    """Whether a use's operation is the one of a rule; what is in no table is told by its last name, as ATen has it."""
+    if operation in OPERATIONS:
+        return name == operation.name
+    return name.rpartition(".")[2] == operation.name.rpartition(".")[2]
 
 
 def _unmet(operation: Operation | None, mine: Uses) -> str:

@@ -15,9 +15,9 @@ from torch.export import export
 from torch.fx.graph import CodeGen
 
 from computed.parameter import ComputedParameter
-from computed.torch_private import tree_map
+from computed.torch_private import tree_map, tree_unflatten
 from surgery.baking import bake_in_place
-from surgery.errors import TraceRefusedError
+from surgery.errors import SurgeryError, TraceRefusedError
 from surgery.graph.arguments import Call
 from surgery.graph.factored import put_rules_in_place
 from surgery.graph.locating import spots
@@ -39,6 +39,10 @@ def exported(model: nn.Module, call: Call, dynamic_shapes: Any) -> fx.GraphModul
     caller = _caller(bake_in_place(copy.deepcopy(model), None, ()), call)
     shapes = dynamic_shapes
     if isinstance(shapes, Mapping):
+        unknown = [name for name in shapes if name not in [one.name for one in call.arguments if one.traced]]
+        if unknown:
+            names = ", ".join(one.name for one in call.arguments if one.traced)
+            raise SurgeryError(f"dynamic_shapes: {unknown[0]!r} is no input of the example; these are {names}")
         shapes = {argument.name: shapes.get(argument.name) for argument in call.arguments if argument.traced}
     try:
         module = export(caller, tuple(call.inputs), strict=False, dynamic_shapes=shapes).module()
@@ -75,7 +79,7 @@ def placed(module: fx.GraphModule, root: nn.Module, recorded: str) -> Constraine
             _read(node, module, root)
         elif node.op == "call_function":
             node.target = packet(node.target)
-            if node.target is aten.dropout:
+            if node.target is aten.dropout and node.args[2] is root.training:  # what drops in eval, too, does so
                 _follow_mode(node, root)
     for node in graph.nodes:
         node.meta.clear()  # example tensors of the export
@@ -109,7 +113,19 @@ def _flatten(module: fx.GraphModule) -> None:
         is_constant = node.op == "placeholder" and not isinstance(node.meta.get("val"), Tensor | torch.SymInt)
         if not node.users and (is_guard or is_constant):
             graph.erase_node(node)
+    output = graph.output_node()
+    results = tree_unflatten(list(output.args[0]), graph._codegen.pytree_info.out_spec)  # type: ignore[attr-defined, arg-type]
+    output.args = (_plain(results),)
     graph.set_codegen(CodeGen())
+
+
+def _plain(results: Any) -> Any:
+    """The structure of outputs in plain containers: a graph makes no others."""
+    if isinstance(results, Mapping):
+        return {key: _plain(each) for key, each in results.items()}
+    if isinstance(results, tuple | list):
+        return (list if isinstance(results, list) else tuple)(_plain(each) for each in results)
+    return results
 
 
 def _read(node: fx.Node, module: fx.GraphModule, root: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch.fx.proxy import GraphAppendingTracer
 from computed.constraint import Constraint
 from computed.parameter import ComputedParameter
 from surgery.graph.names import fresh_name
-from surgery.graph.ops import OPERATIONS, by_function
+from surgery.graph.ops import OPERATIONS, by_function, packet
 from surgery.graph.proxies import TensorProxy
 from surgery.graph.written import mapped
 
@@ -88,7 +88,7 @@ def _put_rule(user: fx.Node, value: fx.Node, parameter: ComputedParameter, root:
         return
     constraint = parameter.links[0].module
     assert isinstance(constraint, Constraint)
-    form = next(index for index, function in enumerate(operation.functions) if function is user.target)
+    form = next(index for index, function in enumerate(operation.functions) if function is packet(user.target))
     rule = constraint.op_rule(operation.functions[0])
     made = None if rule is None else _traced_rule(rule, user, value, parameter)
     if made is None:

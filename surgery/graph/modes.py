@@ -1,29 +1,16 @@
 """What a model does in training and in eval, in one graph: dropout follows the mode, anything else must not differ."""
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from computed.watching import same_bits
 from surgery.errors import TraceRefusedError
+from surgery.graph.following import FOLLOWING
 from surgery.graph.names import fresh_name
 from surgery.graph.tracer import Made
 
-Dropout = Callable[..., nn.Module]
-
-# functions whose results differ by an argument that says whether a model trains, and the module that knows by itself
-DROPOUTS: dict[Callable[..., Any], Dropout] = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-    F.alpha_dropout: nn.AlphaDropout,
-    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
-}
-TRAINING = "training"
 CONSTANT = "_tensor_constant"  # the name that fx gives them
 
 
@@ -77,8 +64,9 @@ def is_constant(node: fx.Node, root: nn.Module) -> bool:
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """Whether arguments are equal; a bool is no int, and NaN is NaN."""
-    if type(first) is not type(second):
+    """Whether arguments are equal; a bool is no number, and NaN is NaN."""
+    numbers = {type(first), type(second)} == {int, float}
+    if type(first) is not type(second) and not numbers:
         return False
     if isinstance(first, tuple | list):
         return len(first) == len(second) and all(map(_equal, first, second))
@@ -90,30 +78,26 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 def _differ_by_mode_alone(first: fx.Node, second: fx.Node, partner: dict[fx.Node, fx.Node]) -> bool:
-    if first.op != "call_function" or first.target is not second.target or first.target not in DROPOUTS:
+    following = FOLLOWING.get(first.target) if first.op == "call_function" else None  # type: ignore[arg-type]
+    if following is None or first.target is not second.target:
         return False
     mapped = fx.node.map_arg((first.args, first.kwargs), partner.__getitem__)
-    in_training, in_eval = _bound(first.target, *mapped), _bound(second.target, second.args, second.kwargs)
-    modes = in_training.pop(TRAINING), in_eval.pop(TRAINING)
-    return modes == (True, False) and _equal(in_training, in_eval)
-
-
-def _bound(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    bound = inspect.signature(function).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return dict(bound.arguments)
+    in_training, in_eval = following.bound(*mapped), following.bound(second.args, second.kwargs)
+    modes = in_training.pop(following.mode), in_eval.pop(following.mode)
+    return following.by_mode(*modes) and _equal(in_training, in_eval)
 
 
 def _follow_mode(root: nn.Module, node: fx.Node, owner: str) -> None:
     """Let a module of its owner do what the node's function does."""
-    arguments = _bound(node.target, node.args, node.kwargs)
+    following = FOLLOWING[node.target]  # type: ignore[index]
+    given = following.bound(node.args, node.kwargs)
     host = root.get_submodule(owner)
-    name = fresh_name(host, "dropout")
-    made = DROPOUTS[node.target](arguments["p"], inplace=arguments["inplace"])  # type: ignore[index]
+    name = fresh_name(host, str(node.target.__name__))  # type: ignore[union-attr]
+    made = following.make(given)
     made.training = host.training
     host.add_module(name, made)
     node.op, node.target = "call_module", f"{owner}.{name}" if owner else name
-    node.args, node.kwargs = (arguments["input"],), {}
+    node.args, node.kwargs = tuple(given[name] for name in following.inputs), {}
 
 
 def _refusal(root: nn.Module, made: Made) -> str:

@@ -41,7 +41,7 @@ class Operation:
 
     def is_meant(self, argument: str) -> bool:
         """Whether a rule about the operation is about this argument: the weight, where it has one, and no bias."""
-        return "weight" in argument or "weight" not in self.arguments
+        return "weight" in argument or ("weight" not in self.arguments and argument != "bias")
 
 
 CONVOLUTION = "input weight bias stride padding dilation groups"
@@ -53,47 +53,61 @@ CELL = "input hx weight_ih weight_hh bias_ih bias_hh"
 
 
 def _signed(name: str, sign: str) -> Operation:
-    functions = (getattr(torch, name), getattr(operator, sign), getattr(aten, name))
-    return Operation(f"torch.{name}", "input other", functions, (name, f"__{sign}__", f"__r{sign}__"))
+    functions = [getattr(torch, name), getattr(operator, sign), getattr(aten, name)]
+    functions += [aten.rsub] if name == "sub" else []
+    return Operation(f"torch.{name}", "input other", tuple(functions), (name, f"__{sign}__", f"__r{sign}__"))
 
 
 OPERATIONS: tuple[Operation, ...] = (
-    Operation("F.linear", "input weight bias", (F.linear, aten.linear)),
-    Operation("F.bilinear", "input1 input2 weight bias", (F.bilinear, torch.bilinear, aten.bilinear)),
-    Operation("F.conv1d", CONVOLUTION, (F.conv1d, aten.conv1d)),
-    Operation("F.conv2d", CONVOLUTION, (F.conv2d, aten.conv2d)),
-    Operation("F.conv3d", CONVOLUTION, (F.conv3d, aten.conv3d)),
-    Operation("F.conv_transpose1d", TRANSPOSED, (F.conv_transpose1d, aten.conv_transpose1d)),
-    Operation("F.conv_transpose2d", TRANSPOSED, (F.conv_transpose2d, aten.conv_transpose2d)),
-    Operation("F.conv_transpose3d", TRANSPOSED, (F.conv_transpose3d, aten.conv_transpose3d)),
+    Operation("F.linear", "input weight bias", (F.linear, aten.linear), modules=(nn.Linear,)),
+    Operation("F.bilinear", "input1 input2 weight bias", (F.bilinear, aten.bilinear), modules=(nn.Bilinear,)),
+    Operation("F.conv1d", CONVOLUTION, (F.conv1d, aten.conv1d), modules=(nn.Conv1d,)),
+    Operation("F.conv2d", CONVOLUTION, (F.conv2d, aten.conv2d), modules=(nn.Conv2d,)),
+    Operation("F.conv3d", CONVOLUTION, (F.conv3d, aten.conv3d), modules=(nn.Conv3d,)),
+    Operation("F.conv_transpose1d", TRANSPOSED, (F.conv_transpose1d, aten.conv_transpose1d), (), (nn.ConvTranspose1d,)),
+    Operation("F.conv_transpose2d", TRANSPOSED, (F.conv_transpose2d, aten.conv_transpose2d), (), (nn.ConvTranspose2d,)),
+    Operation("F.conv_transpose3d", TRANSPOSED, (F.conv_transpose3d, aten.conv_transpose3d), (), (nn.ConvTranspose3d,)),
     Operation(
         "F.embedding",
         "input weight",
         (F.embedding, torch.embedding, aten.embedding),
+        modules=(nn.Embedding,),
         orders={torch.embedding: "weight input", aten.embedding: "weight input"},
     ),
-    Operation("F.embedding_bag", "input weight", (F.embedding_bag,), modules=(BagOp,)),
-    Operation("F.layer_norm", SLICES, (F.layer_norm, torch.layer_norm, aten.layer_norm)),
-    Operation("F.rms_norm", SLICES, (F.rms_norm, torch.rms_norm, aten.rms_norm)),
-    Operation("F.group_norm", "input num_groups weight bias", (F.group_norm, torch.group_norm, aten.group_norm)),
+    Operation(
+        "F.embedding_bag",
+        "input weight",
+        (F.embedding_bag, torch.embedding_bag, aten.embedding_bag),
+        modules=(BagOp, nn.EmbeddingBag),
+        orders={torch.embedding_bag: "weight input", aten.embedding_bag: "weight input"},
+    ),
+    Operation("F.layer_norm", SLICES, (F.layer_norm, torch.layer_norm, aten.layer_norm), (), (nn.LayerNorm,)),
+    Operation("F.rms_norm", SLICES, (F.rms_norm, torch.rms_norm, aten.rms_norm), (), (nn.RMSNorm,)),
+    Operation(
+        "F.group_norm",
+        "input num_groups weight bias",
+        (F.group_norm, torch.group_norm, aten.group_norm),
+        modules=(nn.GroupNorm,),
+    ),
     Operation(
         "F.batch_norm",
         STATISTICS,
         (F.batch_norm, torch.batch_norm, aten.batch_norm),
-        modules=(BatchStatisticsOp,),
+        modules=(BatchStatisticsOp, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
         orders={torch.batch_norm: STATISTICS_OF_TORCH, aten.batch_norm: STATISTICS_OF_TORCH},
     ),
     Operation(
         "F.instance_norm",
         STATISTICS,
         (F.instance_norm, torch.instance_norm, aten.instance_norm),
-        modules=(InstanceStatisticsOp,),
+        modules=(InstanceStatisticsOp, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
         orders={torch.instance_norm: STATISTICS_OF_TORCH, aten.instance_norm: STATISTICS_OF_TORCH},
     ),
-    Operation("F.prelu", "input weight", (F.prelu, torch.prelu, aten.prelu)),
+    Operation("F.prelu", "input weight", (F.prelu, torch.prelu, aten.prelu), (), (nn.PReLU,)),
     Operation(
         "F.multi_head_attention_forward",
-        "query key value in_proj_weight",
+        "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn "
+        "dropout_p out_proj_weight out_proj_bias",
         (F.multi_head_attention_forward,),
         modules=(HeadsOp,),
     ),
@@ -114,8 +128,8 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation("torch.mm", "input mat2", (torch.mm, aten.mm), ("mm",)),
     Operation("torch.bmm", "input mat2", (torch.bmm, aten.bmm), ("bmm",)),
     Operation("torch.mv", "input vec", (torch.mv, aten.mv), ("mv",)),
-    Operation("torch.addmm", "input mat1 mat2", (torch.addmm, aten.addmm), ("addmm",)),
-    Operation("torch.baddbmm", "input batch1 batch2", (torch.baddbmm, aten.baddbmm), ("baddbmm",)),
+    Operation("torch.addmm", "bias mat1 mat2", (torch.addmm, aten.addmm), ("addmm",)),
+    Operation("torch.baddbmm", "bias batch1 batch2", (torch.baddbmm, aten.baddbmm), ("baddbmm",)),
     Operation("torch.einsum", "equation operands", (torch.einsum, aten.einsum)),
     _signed("mul", "mul"),
     _signed("add", "add"),
@@ -132,14 +146,33 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 # these move or copy numbers and change none: who uses their result uses the weight
-_MOVING = "t transpose permute reshape unsqueeze squeeze flatten"
-LAYOUT_METHODS = frozenset(f"{_MOVING} view contiguous expand expand_as to type_as float detach".split())
-LAYOUT_FUNCTIONS = frozenset(
-    form for name in _MOVING.split() for form in (getattr(torch, name), getattr(aten, name, None))
+_MOVING = (
+    *("t", "transpose", "permute", "reshape", "unsqueeze", "squeeze", "flatten", "view", "view_as", "reshape_as"),
+    *(
+        "contiguous",
+        "expand",
+        "expand_as",
+        "movedim",
+        "moveaxis",
+        "swapaxes",
+        "swapdims",
+        "unflatten",
+        "detach",
+        "clone",
+    ),
+    *("to", "type_as", "float", "double", "half", "bfloat16", "_to_copy", "numpy_T", "mT", "alias"),
 )
+LAYOUT_METHODS = frozenset(_MOVING)
+LAYOUT_FUNCTIONS = frozenset(getattr(space, name, None) for space in (torch, aten) for name in _MOVING) - {
+    torch.float,
+    torch.double,
+    torch.half,
+    torch.bfloat16,
+    None,
+}
 LAYOUT_ATTRIBUTES = frozenset(("T", "mT", "data"))
 
-_SPACES: Mapping[str, Any] = {"F": F, "torch": torch, "operator": operator, "aten": aten, "Tensor": torch.Tensor}
+SPACES: Mapping[str, Any] = {"F": F, "torch": torch, "operator": operator, "aten": aten, "Tensor": torch.Tensor}
 
 
 def operation_named(name: str) -> Operation | None:
@@ -152,7 +185,7 @@ def operation_named(name: str) -> Operation | None:
         if name == operation.name:
             return operation
     space, *path = name.split(".")
-    found: Any = _SPACES[space]
+    found: Any = SPACES[space]
     for part in path:
         found = getattr(found, part, None)
     if found is None or not callable(found):

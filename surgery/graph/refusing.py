@@ -1,5 +1,6 @@
 """What a graph could not keep of a model, whatever its forward does."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
@@ -9,11 +10,6 @@ from torch import nn
 from surgery.errors import SurgeryError, TraceRefusedError
 from surgery.finding import hosts
 from surgery.graph.lowering import Lowering
-
-OWN_METHODS = {
-    "train": "its own train(), which a graph does not have",
-    "get_extra_state": "state of its own (get_extra_state), which a graph does not have",
-}
 
 
 def refuse_what_no_graph_keeps(model: nn.Module, copied: nn.Module, lower: Mapping[type[nn.Module], Lowering]) -> None:
@@ -26,11 +22,11 @@ def refuse_what_no_graph_keeps(model: nn.Module, copied: nn.Module, lower: Mappi
     if missing:
         raise SurgeryError(f"lower: the model has no module whose class is {' or '.join(missing)} itself")
     root = type(copied)
-    found = [
-        f"{root.__name__} has {what}"
-        for name, what in OWN_METHODS.items()
-        if getattr(root, name, None) is not getattr(nn.Module, name)
-    ]
+    found = []
+    if _sets_modes_of_its_own(copied):
+        found.append(f"{root.__name__} has a train() of its own, which a graph does not have")
+    if root.get_extra_state is not nn.Module.get_extra_state:
+        found.append(f"{root.__name__} has state of its own (get_extra_state), which a graph does not have")
     theirs = {id(host) for host, _ in hosts(model)}
     found += [
         f"{prefix}{name} is a function that refers to a module of the model itself, which a copy would share"
@@ -46,3 +42,17 @@ def _closed_over(value: object) -> Iterator[Any]:
     if isinstance(value, FunctionType):
         for cell in value.__closure__ or ():
             yield cell.cell_contents
+
+
+def _sets_modes_of_its_own(root: nn.Module) -> bool:
+    """Whether train() and eval() of a model's class do more, or less, than set all modes."""
+    if type(root).train is nn.Module.train and type(root).eval is nn.Module.eval:
+        return False
+    tried = copy.deepcopy(root)
+    flags = [parameter.requires_grad for parameter in tried.parameters()]
+    for mode in (True, False):
+        tried.train(mode) if mode else tried.eval()
+        same = [parameter.requires_grad for parameter in tried.parameters()] == flags
+        if not same or any(module.training is not mode for module in tried.modules()):
+            return True
+    return False

@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 from torch import Tensor, fx, nn
 
 from computed.parameter import ComputedParameter
-from computed.torch_private import without_torch_function
 from surgery.errors import TraceRefusedError
 from surgery.graph.arguments import Call
-from surgery.graph.eager import EagerGuard, written_by
+from surgery.graph.attributes import Attributes
+from surgery.graph.constants import Constants
+from surgery.graph.eager import EagerGuard
 from surgery.graph.locating import Spot, current_spot
 from surgery.graph.lowering import FORWARDS, OPERATIONS, Lowering, operation_under
 from surgery.graph.names import standing
 from surgery.graph.operations.op_module import OpModule, become
-from surgery.graph.ops import only_moves
 from surgery.graph.proxies import RecordedProxy, TensorProxy
 from surgery.graph.surroundings import Surroundings, known_modes
 
@@ -24,13 +24,6 @@ class Made(NamedTuple):
 
     spot: Spot | None
     module: str
-
-
-class Constant(NamedTuple):
-    """A tensor that a forward makes, and the node that it is."""
-
-    tensor: Tensor
-    node: fx.Node
 
 
 NO_ARGUMENTS = Call(())
@@ -61,8 +54,8 @@ class SurgeryTracer(fx.Tracer):
         self.proxies: dict[int, fx.Proxy] = {}
         self.before: Surroundings | None = None
         self.refusal: TraceRefusedError | None = None
-        self.constants: dict[tuple[int, int], Constant] = {}
-        self.written: set[int] = set()
+        self.attributes = Attributes([], [])
+        self.constants = Constants(self.refuse)
         self.last: Spot | None = None
 
     def record(self, root: nn.Module, *, training: bool) -> fx.Graph:
@@ -73,16 +66,17 @@ class SurgeryTracer(fx.Tracer):
         named = [*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False)]
         self.names = {id(tensor): name for name, tensor in reversed(named)}
         self.proxies = {}
-        with known_modes(training=training), EagerGuard(self.names, self.refuse, self.written_constant):
+        self.attributes = Attributes.of(root)
+        with known_modes(training=training), EagerGuard(self.names, self.refuse, self._written_constant):
             self.before = Surroundings.now()
             graph = self.trace(root)
         if self.refusal is not None:
             raise self.refusal  # the model's code has caught it
         return graph
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str, *, has_place: bool = False) -> None:
         """Refuse the trace, with the place; it stays refused where the model's code catches the error."""
-        spot = current_spot(self.root) or self.last
+        spot = None if has_place else current_spot(self.root) or self.last
         where = f"{spot.told(self.root)} " if spot is not None else ""
         self.refusal = TraceRefusedError(f"{where}{reason}")
         raise self.refusal
@@ -138,6 +132,10 @@ class SurgeryTracer(fx.Tracer):
                 become(m, OPERATIONS[type(m)])
             if isinstance(m, OpModule):
                 return self._call_operation(path, m, m, args, kwargs)
+        else:
+            changed = self.attributes.changed_now(m)  # for this call, and perhaps set back behind it
+            if changed is not None:
+                self.refuse(f"{changed}: a graph does not do that", has_place=True)
         return super().call_module(m, forward, args, kwargs)
 
     def _call_operation(
@@ -174,37 +172,16 @@ class SurgeryTracer(fx.Tracer):
             return self.value_of(a).node
         if isinstance(a, Tensor) and a not in self.tensor_attrs:
             found = self.tensor_of(a)
-            return self._constant(a) if found is None else found.node
+            return self.constants.node_of(a, self._copied_constant) if found is None else found.node
         return super().create_arg(a)
 
-    def _constant(self, tensor: Tensor) -> fx.Node:
-        """The node of a tensor that the forward has made, with its numbers of now; new at each call of the graph."""
-        key = id(tensor), tensor._version
-        if key not in self.constants:
-            self.written_constant(tensor)  # refused where it is a part of one
-            read = super().create_arg(tensor.detach().clone())
-            self.constants[key] = Constant(tensor, self.create_node("call_method", "clone", (read,), {}))
-        return self.constants[key].node
+    def _copied_constant(self, numbers: Tensor) -> fx.Node:
+        read = super().create_arg(numbers)
+        return self.create_node("call_method", "clone", (read,), {})
 
-    def _write(self, node: fx.Node) -> None:
-        """Note the constants that a node writes to."""
-        for written in written_by(node):
-            source = origin(written)
-            for (key, _), constant in self.constants.items():
-                if constant.node is source:
-                    self.written.add(key)
-                    others = [one for (other, _), one in self.constants.items() if other != key]
-                    if any(_share(one.tensor, constant.tensor) for one in others):
-                        self.refuse("writes to a tensor that it makes and has a view of")
-
-    def written_constant(self, tensor: Tensor) -> fx.Proxy | None:
-        """The proxy of a tensor that the forward has made and the graph has written to; None for others."""
-        for (key, _), constant in self.constants.items():
-            if key in self.written and _share(tensor, constant.tensor):
-                if tensor is constant.tensor:
-                    return self.proxy(constant.node)
-                self.refuse("reads a view of a tensor that it makes and that the graph has written to")
-        return None
+    def _written_constant(self, tensor: Tensor) -> fx.Proxy | None:
+        node = self.constants.written_node(tensor)
+        return None if node is None else self.proxy(node)
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Note where each node is made; refuse what changes around the model and would not be in the graph."""
@@ -216,23 +193,10 @@ class SurgeryTracer(fx.Tracer):
             self.refuse(changed)
         node = super().create_node(kind, target, *args, **kwargs)
         self.made[node.name] = Made(spot, self.scope.module_path)
-        self._write(node)
+        self.constants.note_writes(node)
         return node
 
     @property
     def paths(self) -> Mapping[nn.Module, str]:
         """The modules of the model, with their names."""
         return self.submodule_paths or {}
-
-
-def origin(node: fx.Node) -> fx.Node:
-    """The tensor that a node is a view of, as far as its operation says so."""
-    while node.op in ("call_method", "call_function") and only_moves(node) and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node
-
-
-def _share(first: Tensor, second: Tensor) -> bool:
-    """Whether two tensors have one storage."""
-    with without_torch_function():
-        return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()

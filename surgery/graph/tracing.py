@@ -7,7 +7,7 @@ from torch import fx, nn
 from computed.parameter import ComputedParameter
 from surgery.errors import TraceRefusedError
 from surgery.graph.arguments import Call
-from surgery.graph.attributes import Attributes
+from surgery.graph.constants import origin
 from surgery.graph.eager import written_by
 from surgery.graph.factored import put_rules_in_place
 from surgery.graph.locating import innermost_in_torch, spots
@@ -17,7 +17,7 @@ from surgery.graph.module import ConstrainedGraph, assembled
 from surgery.graph.names import fresh_name
 from surgery.graph.operations.op_module import OpModule
 from surgery.graph.order import at_first_use, renumbered
-from surgery.graph.tracer import SurgeryTracer, origin
+from surgery.graph.tracer import SurgeryTracer
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 RECORDED = "traced symbolically, for training and eval"
@@ -56,7 +56,6 @@ def recorded(tracer: SurgeryTracer, root: nn.Module, *, training: bool) -> fx.Gr
 
     Errors: TraceRefusedError.
     """
-    attributes = Attributes.of(root)
     try:
         graph = tracer.record(root, training=training)
     except TraceRefusedError:
@@ -65,7 +64,7 @@ def recorded(tracer: SurgeryTracer, root: nn.Module, *, training: bool) -> fx.Gr
         Exception
     ) as error:  # every kind occurs: https://pytorch.org/docs/stable/fx.html#limitations-of-symbolic-tracing
         raise tracer.refusal or TraceRefusedError(failure(error, root)) from error
-    changed = attributes.changes()
+    changed = tracer.attributes.changes()
     if changed:
         raise TraceRefusedError(f"{'; '.join(changed)}: a graph does not do that")
     return graph

@@ -10,10 +10,12 @@ from computed.site import Site, class_of
 from surgery.graph.operations.op_module import OpModule
 from surgery.graph.ops import (
     OPERATIONS,
+    SPACES,
     Operation,
     by_function,
     by_method,
     only_moves,
+    operation_named,
     packet,
 )
 
@@ -49,8 +51,7 @@ class Use:
         return any(_is(user, op, self.root) or self._passes(user, op, through) for user in self.node.users)
 
     def _passes(self, user: fx.Node, op: object, through: Collection[type[nn.Module]]) -> bool:
-        module = module_of(user, self.root)
-        if module is None or not issubclass(class_of(module), tuple(through)):
+        if not any(_is(user, kind, self.root) for kind in through):
             return False
         return Use(self.site, self.op, self.arg, user, self.root).feeds(op, through)
 
@@ -97,7 +98,10 @@ def _name(node: fx.Node, operation: Operation | None) -> str:
         return operation.name
     if node.op == "call_method":
         return f"Tensor.{node.target}"
-    return getattr(node.target, "__name__", str(node.target))
+    form = packet(node.target)
+    name = getattr(form, "__name__", str(form))
+    space = next((space for space, holder in SPACES.items() if getattr(holder, name, None) is form), None)
+    return name if space is None else f"{space}.{name}"
 
 
 def _arguments(user: fx.Node, node: fx.Node, operation: Operation | None) -> Iterator[str]:
@@ -121,10 +125,14 @@ def _contains(argument: Any, node: fx.Node) -> bool:
 def _is(node: fx.Node, op: object, root: nn.Module) -> bool:
     module = module_of(node, root)
     if isinstance(op, type):
-        return module is not None and issubclass(class_of(module), op)
+        known = operation_of_node(node, root)
+        kinds = known.modules if known is not None and (module is None or isinstance(module, OpModule)) else ()
+        stood = (*kinds, *(() if module is None else (class_of(module),)))
+        return any(issubclass(kind, op) for kind in stood)
     operation = operation_of_node(node, root)
     if isinstance(op, str):
-        return operation is not None and operation.name == op
+        named = operation_named(op)
+        return operation is not None and named is not None and operation.name == named.name
     if operation is not None and any(packet(op) is function for function in operation.functions):
         return True
     return node.op == "call_function" and node.target is op

@@ -309,11 +309,19 @@ BY_MODE = [
     (Branch, "x = x * 2"),
     (ByHand, "return F.batch_norm(self.lin(x), None, torch.ones(4), training=self.training)"),
     (Scaled, "return self.lin(x) * float(self.training)"),
-    (Attending, "return F.scaled_dot_product_attention(y, y, y, dropout_p=self.p if self.training else 0.0)"),
     (Leaky, "return F.rrelu(self.lin(x), training=self.training)"),
     (MoreInEval, "return y if self.training else y.softmax(-1)"),
     (TwoRates, "return F.dropout(self.lin(x), 0.5 if self.training else 0.2, self.training)"),
 ]
+
+
+@pytest.mark.parametrize("p", [0.1, 0.0])
+def test_attention_drops_in_training_alone(p: float):
+    """The idiom of attention layers: a module that knows its mode stands in the graph."""
+    model = Attending()
+    model.p = p
+    graph = agree(model, rows(), example=(rows(),))
+    assert any("scaled_dot_product_attention" in str(node.target) for node in graph.graph.nodes)
 
 
 @pytest.mark.parametrize(("author", "statement"), BY_MODE)
@@ -583,3 +591,21 @@ def test_state_that_a_call_moves_is_checked_too():
 
     with pytest.raises(surgery.TraceRefusedError, match=r"the graph is not the model.*n"):
         graph_of(Moves(), example=rows())
+
+
+def test_an_attribute_of_a_leaf_that_a_forward_sets_for_one_call_is_refused():
+    """It is what it was at the end of the trace: the two calls of the graph are the same."""
+
+    class TwoRatesOfOneModule(Net):
+        def build(self) -> None:
+            self.rate = 0.5
+            self.drop = nn.Dropout(self.rate)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.drop.p = 0.0
+            y = self.drop(self.lin(x))
+            self.drop.p = self.rate
+            return self.drop(y)
+
+    with pytest.raises(surgery.TraceRefusedError, match=r"drop.*\bp\b"):
+        graph_of(TwoRatesOfOneModule())
