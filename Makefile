@@ -63,7 +63,7 @@ $(LATEST)/made: pyproject.toml constraints.txt constraints-latest.txt
 	@touch $@
 
 $(PEERS)/made: pyproject.toml constraints.txt constraints-peers.txt
-	@$(call make-environment,$(PEERS),-c constraints.txt -c constraints-peers.txt geotorch peft)
+	@$(call make-environment,$(PEERS),-c constraints.txt -c constraints-peers.txt geotorch peft torchao)
 	@touch $@
 
 define make-environment

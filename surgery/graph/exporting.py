@@ -39,7 +39,9 @@ def exported(model: nn.Module, call: Call, dynamic_shapes: Any) -> fx.GraphModul
     caller = _caller(bake_in_place(copy.deepcopy(model), None, ()), call)
     shapes = dynamic_shapes
     if isinstance(shapes, Mapping):
-        unknown = [name for name in shapes if name not in [one.name for one in call.arguments if one.traced]]
+        constant = {one.name for one in call.arguments if not one.traced}
+        inputs = {one.name for one in call.arguments if one.traced}
+        unknown = [name for name in shapes if name not in inputs and (name not in constant or shapes[name] is not None)]
         if unknown:
             names = ", ".join(one.name for one in call.arguments if one.traced)
             raise SurgeryError(f"dynamic_shapes: {unknown[0]!r} is no input of the example; these are {names}")

@@ -128,7 +128,7 @@ def test_torch_fuses_batch_normalisation_from_a_trace_of_the_baked_tree():
 
 
 def test_torchao_quantises_the_baked_model_and_leaves_a_constrained_weight_alone():
-    ao = pytest.importorskip("torchao.quantization", reason="torchao is a package of its own")
+    ao = pytest.importorskip("torchao.quantization", reason="torchao is in the environment of `make peers`")
     graph, tree = graph_and_tree()
     x = images()
     baked = surgery.bake(graph)
