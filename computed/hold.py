@@ -5,8 +5,8 @@ and own parameters by a copy-on-write snapshot of their storage (any write moves
 and modes by the epoch or by comparison. A write *to a value* is seen in the same way.
 
 In the autograd graph the values of a group are one node, `HeldValues`. Its backward runs through the graph of the
-evaluation, which starts at the snapshots: a raw that has moved since does not disturb it. With ``create_graph`` the
-chain is evaluated again from the raws, with the same state.
+evaluation, which starts at copies of the snapshots: a raw that has moved since does not disturb it. With
+``create_graph`` the chain is evaluated again from the raws, with the same state.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ from computed.held import Held
 from computed.member import Member
 from computed.sources import Sources
 from computed.torch_private import CAN_WATCH, alias
-from computed.watching import UnwatchableError, foreign_leaves
+from computed.watching import UnwatchableError, foreign_leaves, snapshot
 
 
 class Hold:
@@ -60,8 +60,10 @@ class Hold:
         return found
 
     def _evaluate(self) -> None:
+        # not the snapshots themselves: a kernel that takes a tensor by a mutable pointer (torch's weight norm does)
+        # makes it a copy, and a raw whose snapshot is no longer shared can be written to without a trace
         self.leaves = tuple(
-            before.requires_grad_(raw.requires_grad and self.with_graph)
+            snapshot(before).requires_grad_(raw.requires_grad and self.with_graph)
             for sources in self.sources
             for raw, before in zip(sources.raws, sources.snapshots, strict=False)
         )

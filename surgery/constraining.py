@@ -79,19 +79,8 @@ def apply_constraints(
     """
     check_route(via)
     options = Options(strict, existing, tie, measures=False, unsafe=unsafe)
-    for name, given in (("example", example), ("dynamic_shapes", dynamic_shapes), ("lower", lower)):
-        if via == "tree" and given is not None:
-            raise SurgeryError(f"{name}= is for a graph: pass via='fx' or via='export'")
-    if via == "tree" and isinstance(model, ConstrainedGraph):
-        raise SurgeryError(
-            "the model is a graph, which reads plain tensors by name: pass via='fx', which traces it anew"
-        )
-    if via == "tree" and hooks != "refuse":
-        raise SurgeryError("hooks= is for a graph: pass via='fx' or via='export'")
-    if via != "tree" and optimizer is not None:
-        raise SurgeryError(
-            f"optimizer= follows a change in place; via={via!r} makes new Parameters: make a new optimizer"
-        )
+    given = {"example": example, "dynamic_shapes": dynamic_shapes, "lower": lower}
+    _check_arguments(model, via, {**given, "optimizer": optimizer, "hooks": None if hooks == "refuse" else hooks})
     if via == "fx":
         return cast(Module, graph_of(model, rules, options, example=example, hooks=hooks, lower=lower))
     if via == "export":
@@ -169,6 +158,28 @@ def constrained(rules: Rules, **options: Any) -> Callable[[type[Module]], type[M
         return cls
 
     return decorate
+
+
+# which route each argument is for, and what to do instead
+ROUTES_OF = {
+    "example": (("fx", "export"), "is for a graph: pass via='fx' or via='export'"),
+    "hooks": (("fx", "export"), "is for a graph: pass via='fx' or via='export'"),
+    "lower": (("fx",), "is for via='fx', which traces what an author has written"),
+    "dynamic_shapes": (("export",), "is for via='export'; what is traced symbolically has no fixed shapes"),
+    "optimizer": (("tree",), "follows a change in place; a graph has new Parameters: make a new optimizer"),
+}
+
+
+def _check_arguments(model: nn.Module, via: str, given: Mapping[str, object]) -> None:
+    """Refuse arguments of other routes, and a graph where a tree is meant."""
+    for name, value in given.items():
+        routes, cure = ROUTES_OF[name]
+        if value is not None and via not in routes:
+            raise SurgeryError(f"{name}= {cure}")
+    if via == "tree" and isinstance(model, ConstrainedGraph):
+        raise SurgeryError(
+            "the model is a graph, which reads plain tensors by name: pass via='fx', which traces it anew"
+        )
 
 
 def _apply(

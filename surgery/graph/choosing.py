@@ -110,5 +110,9 @@ def _is_op(operation: Operation, name: str) -> bool:
 def _unmet(operation: Operation | None, mine: Uses) -> str:
     count = Counter(f"{use.op} ({use.arg})" for _, some in mine for use in some)
     seen = ", ".join(text for text, _ in count.most_common(LISTED)) or "nothing"
-    what = "of none of its uses it is true" if operation is None else f"none is used by {operation.name} so"
-    return f"matches {len(mine)} parameters by name, but {what}; what uses them is {seen}"
+    if operation is None:
+        return f"matches {len(mine)} parameters by name, but of none of its uses it is true; what uses them is {seen}"
+    others = any(_is_op(operation, use.op) for _, some in mine for use in some)
+    cure = "; to mean an argument that is no weight, write the last name out, '*.bias@F.linear'" if others else ""
+    used = f"none is used by {operation.name} so; what uses them is {seen}"
+    return f"matches {len(mine)} parameters by name, but {used}{cure}"

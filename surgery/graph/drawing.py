@@ -91,7 +91,7 @@ def _attributes(node: fx.Node, graph: fx.GraphModule) -> str:
         weight = f"{host}.{holder.weight}" if host else holder.weight
         parameter = graph.get_submodule(weight)
         assert isinstance(parameter, ComputedParameter)
-        name = holder.operation[0].removeprefix("F.")
+        name = holder.operation.removeprefix("F.")
         return f"label={_label(f'{name} by {parameter.spec}', weight, str(tuple(parameter.shape)))}, {COMPUTED}"
     return f"label={_label(class_of(module).__name__, path)}"
 

@@ -6,6 +6,7 @@ computed ones. The result is a plain GraphModule that trains, evaluates and pick
 
 import copy
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,18 @@ from surgery.graph.order import at_first_use, renumbered
 from surgery.graph.tracing import paths_of_values
 
 aten: Any = torch.ops.aten
+# by the number of dimensions, where several do; 0 is any other
+_CHANNELS: Mapping[int, Any] = {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}
+DROPOUTS: Mapping[Any, Mapping[int, Any]] = {
+    aten.dropout: {0: nn.Dropout},
+    aten.dropout_: {0: nn.Dropout},
+    aten.alpha_dropout: {0: nn.AlphaDropout},
+    aten.alpha_dropout_: {0: nn.AlphaDropout},
+    aten.feature_dropout: _CHANNELS,
+    aten.feature_dropout_: _CHANNELS,
+    aten.feature_alpha_dropout: {0: nn.FeatureAlphaDropout},
+    aten.feature_alpha_dropout_: {0: nn.FeatureAlphaDropout},
+}
 MODEL = "model"  # its name in what calls it
 
 
@@ -47,12 +60,20 @@ def exported(model: nn.Module, call: Call, dynamic_shapes: Any) -> fx.GraphModul
             raise SurgeryError(f"dynamic_shapes: {unknown[0]!r} is no input of the example; these are {names}")
         shapes = {argument.name: shapes.get(argument.name) for argument in call.arguments if argument.traced}
     try:
-        module = export(caller, tuple(call.inputs), strict=False, dynamic_shapes=shapes).module()
+        # of their own: one tensor under two names would be one input
+        inputs = tree_map(_own, tuple(call.inputs))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r".*_flat_weights", UserWarning)  # a list that recurrent layers keep
+            module = export(caller, inputs, strict=False, dynamic_shapes=shapes).module()
     except Exception as error:  # torch.export raises many kinds
         raise TraceRefusedError(_failure(error, caller.get_submodule(MODEL))) from error
     assert isinstance(module, fx.GraphModule)
     _flatten(module)
     return module
+
+
+def _own(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _caller(model: nn.Module, call: Call) -> nn.Module:
@@ -81,7 +102,7 @@ def placed(module: fx.GraphModule, root: nn.Module, recorded: str) -> Constraine
             _read(node, module, root)
         elif node.op == "call_function":
             node.target = packet(node.target)
-            if node.target is aten.dropout and node.args[2] is root.training:  # what drops in eval, too, does so
+            if node.target in DROPOUTS and node.args[2] is root.training:  # what drops in eval, too, does so
                 _follow_mode(node, root)
     for node in graph.nodes:
         node.meta.clear()  # example tensors of the export
@@ -164,7 +185,12 @@ def _follow_mode(node: fx.Node, root: nn.Module) -> None:
     owner = next((path for path in paths if path and isinstance(_standing(root, path), nn.Module)), "")
     host = root.get_submodule(owner)
     name = fresh_name(host, "dropout")
-    made = nn.Dropout(float(node.args[1]))  # type: ignore[arg-type]
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    kind = DROPOUTS[node.target].get(source.meta["val"].dim(), None) or DROPOUTS[node.target].get(0)
+    if kind is None:
+        return
+    made = kind(float(node.args[1]), inplace=packet(node.target).__name__.endswith("_"))  # type: ignore[arg-type]
     made.training = host.training
     host.add_module(name, made)
     node.op, node.target = "call_module", f"{owner}.{name}" if owner else name

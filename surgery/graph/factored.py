@@ -7,15 +7,16 @@ It remembers the operation and its arguments, so that a bake can put them back.
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx.proxy import GraphAppendingTracer
 
 from computed.constraint import Constraint
 from computed.parameter import ComputedParameter
+from computed.torch_private import tree_map
 from surgery.graph.names import fresh_name
-from surgery.graph.ops import OPERATIONS, by_function, packet
+from surgery.graph.ops import by_function
 from surgery.graph.proxies import TensorProxy
-from surgery.graph.written import mapped
+from surgery.graph.written import function_of, mapped, named
 
 RULE = "rule"
 
@@ -31,24 +32,23 @@ class Weight(NamedTuple):
 
 
 class FactoredOp(nn.Module):
-    """An operation by factors: ``rule`` is the module that is called; ``operation`` says which form of which it is.
+    """An operation by factors: ``rule`` is the module that is called, ``operation`` its name, ``target`` its function.
 
     ``args`` and ``kwargs`` are those of the operation, with `Given` and `Weight` for what the graph has, and ``weight``
     is the name of the weight in the host that has both.
     """
 
-    def __init__(self, rule: fx.GraphModule, weight: str, operation: tuple[str, int], args: Any, kwargs: Any) -> None:
+    def __init__(self, rule: fx.GraphModule, weight: str, operation: str, target: Any, args: Any, kwargs: Any) -> None:
         super().__init__()
         self.rule = rule
         self.weight = weight
         self.operation = operation
+        self.target = target
         self.args = args
         self.kwargs = kwargs
 
     def restored(self, node: fx.Node, weight: fx.Node) -> fx.Node:
         """The operation itself, with ``weight``, before the ``node`` that calls the rule."""
-        name, form = self.operation
-        function = next(one for one in OPERATIONS if one.name == name).functions[form]
 
         def fill(argument: Any) -> Any:
             if isinstance(argument, Given):
@@ -62,7 +62,7 @@ class FactoredOp(nn.Module):
         args = tuple(fill(argument) for argument in self.args)
         kwargs = {name: fill(argument) for name, argument in self.kwargs.items()}
         with node.graph.inserting_before(node):
-            return node.graph.call_function(function, args, kwargs)
+            return node.graph.call_function(function_of(self.target), args, kwargs)
 
 
 def put_rules_in_place(graph: fx.Graph, root: nn.Module) -> None:
@@ -88,7 +88,6 @@ def _put_rule(user: fx.Node, value: fx.Node, parameter: ComputedParameter, root:
         return
     constraint = parameter.links[0].module
     assert isinstance(constraint, Constraint)
-    form = next(index for index, function in enumerate(operation.functions) if function is packet(user.target))
     rule = constraint.op_rule(operation.functions[0])
     made = None if rule is None else _traced_rule(rule, user, value, parameter)
     if made is None:
@@ -98,7 +97,8 @@ def _put_rule(user: fx.Node, value: fx.Node, parameter: ComputedParameter, root:
     owner, _, attribute = str(value.target).rpartition(".")
     host = root.get_submodule(owner)
     name = fresh_name(host, f"{attribute}_{operation.name.rpartition('.')[2]}")
-    host.add_module(name, FactoredOp(module, attribute, (operation.name, form), args, kwargs).train(host.training))
+    host.add_module(name, FactoredOp(module, attribute, operation.name, named(user.target), args, kwargs))
+    host._modules[name].train(host.training)  # type: ignore[union-attr]
     with user.graph.inserting_before(user):
         raws = list(_raws(user.graph, str(value.target), parameter))
         path = ".".join(part for part in (owner, name, RULE) if part)
@@ -141,7 +141,13 @@ def _traced_rule(
     )
     args, kwargs = mapped(user, lambda node: raws if node is value else inputs[node])
     result = rule(*args, **kwargs)
-    if result is NotImplemented:
+    if result is NotImplemented or any(map(_has_tensor, graph.nodes)):  # a tensor of the constraint would be frozen
         return None
     graph.output(result.node)
     return fx.GraphModule(nn.Module(), graph, class_name="Rule"), given
+
+
+def _has_tensor(node: fx.Node) -> bool:
+    leaves: list[Any] = []
+    tree_map(leaves.append, (node.args, dict(node.kwargs)))
+    return any(isinstance(leaf, Tensor) for leaf in leaves)

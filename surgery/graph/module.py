@@ -10,6 +10,9 @@ from computed.placement import take_registries
 from surgery.graph.scripting import scriptable_root
 from surgery.graph.written import WrittenNode, read, written
 
+# what a site asks the host of a convolution's weight, where that is the root
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups")
+
 
 class Root(nn.Module):
     """What the root of a graph has, without the graph: what copies and pickles carry."""
@@ -54,6 +57,7 @@ def assembled(
     """The module that runs ``graph`` on what ``root`` has; it takes the very objects over."""
     made = ConstrainedGraph(nn.Module(), fx.Graph(), class_name=stands_for.__name__)
     take_registries(made, root)
+    vars(made).update({name: vars(root)[name] for name in GEOMETRY if name in vars(root)})
     vars(made).update(stands_for=stands_for, constants=dict(constants), recorded=recorded)
     made.graph = graph
     return made
@@ -62,6 +66,7 @@ def assembled(
 def _root_of(module: ConstrainedGraph) -> Root:
     made = Root()
     take_registries(made, module)
+    vars(made).update({name: vars(module)[name] for name in GEOMETRY if name in vars(module)})
     return made
 
 

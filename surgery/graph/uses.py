@@ -132,7 +132,7 @@ def _is(node: fx.Node, op: object, root: nn.Module) -> bool:
     operation = operation_of_node(node, root)
     if isinstance(op, str):
         named = operation_named(op)
-        return operation is not None and named is not None and operation.name == named.name
+        return _name(node, operation) == (op if named is None else named.name)
     if operation is not None and any(packet(op) is function for function in operation.functions):
         return True
     return node.op == "call_function" and node.target is op

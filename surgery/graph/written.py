@@ -41,7 +41,7 @@ def written(graph: fx.Graph) -> tuple[WrittenNode, ...]:
     found = []
     for node in graph.nodes:
         args, kwargs = mapped(node, position.__getitem__)
-        found.append(WrittenNode(node.op, _named(node.target), args, kwargs, node.type))
+        found.append(WrittenNode(node.op, named(node.target), args, kwargs, node.type))
     return tuple(found)
 
 
@@ -50,7 +50,7 @@ def read(nodes: tuple[WrittenNode, ...]) -> fx.Graph:
     graph, made = fx.Graph(), list[fx.Node]()
     for node in nodes:
         args, kwargs = _filled(node.args, made), _filled(node.kwargs, made)
-        made.append(graph.create_node(node.op, _found(node.target), args, kwargs, type_expr=node.type))
+        made.append(graph.create_node(node.op, function_of(node.target), args, kwargs, type_expr=node.type))
     return graph
 
 
@@ -67,7 +67,8 @@ class ModuleFunction(NamedTuple):
     name: str
 
 
-def _named(target: Any) -> Any:
+def named(target: Any) -> Any:
+    """The target of a node as pickle can name it."""
     if isinstance(target, FunctionType) and "<locals>" in target.__qualname__:
         place = ModuleFunction(target.__module__, target.__name__)
         return place if getattr(import_module(place.module), place.name, None) is target else target
@@ -77,7 +78,8 @@ def _named(target: Any) -> Any:
     return TorchOperator(higher) if not isinstance(target, str) and _operator(higher) is target else target
 
 
-def _found(target: Any) -> Any:
+def function_of(target: Any) -> Any:
+    """The target that `named` gave a name."""
     if isinstance(target, ModuleFunction):
         return getattr(import_module(target.module), target.name)
     return _operator(target.path) if isinstance(target, TorchOperator) else target

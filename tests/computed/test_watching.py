@@ -138,3 +138,19 @@ def test_a_generator_has_the_dtype_of_what_it_gives():
     assert torch.equal(host.weight.detach(), expected.double())
     host.to(torch.bfloat16)
     assert host.weight.dtype == host.weight.value().dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backward", [False, True], ids=["read", "read and differentiated"])
+def test_a_kernel_that_takes_its_arguments_as_writable_ends_no_watch(training: bool, backward: bool):
+    """torch's own weight norm does: what it was given is a copy afterwards, and the raw must be watched still."""
+    layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+    model = surgery.adopt(layer).train(training)
+    for _ in range(3):
+        loss = model(torch.randn(2, 4)).square().sum()
+        if backward:
+            loss.backward()
+        with torch.no_grad():
+            for raw in model.weight.raws.values():
+                raw.mul_(1.1).add_(0.1)
+        assert torch.equal(model.weight.detach(), model.weight.evaluated(training=training).detach())

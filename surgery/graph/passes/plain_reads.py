@@ -15,14 +15,15 @@ def with_plain_reads(module: nn.Module) -> nn.Module:
     """
     assert isinstance(module, fx.GraphModule)
     graph = module.graph
-    for node in list(graph.nodes):
-        if node.op != "call_module":
-            continue
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    for node in calls:
+        owner, _, attribute = str(node.target).rpartition(".")
+        if isinstance(getattr(module.get_submodule(owner), attribute), Tensor):
+            node.op = "get_attr"
+    for node in calls:
         owner, _, attribute = str(node.target).rpartition(".")
         host = module.get_submodule(owner)
-        if isinstance(getattr(host, attribute), Tensor):
-            node.op = "get_attr"
-        elif isinstance(host, FactoredOp) and attribute == RULE:
+        if isinstance(host, FactoredOp) and attribute == RULE:
             _restore(module, node, host, owner)
     at_first_use(graph, {name for name, one in module.named_modules() if isinstance(one, ComputedParameter)})
     module.graph = renumbered(graph)

@@ -24,6 +24,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is in th
 pytestmark = pytest.mark.filterwarnings("ignore:The TorchScript type system doesn't support instance-level:UserWarning")
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+IMAGES = SIZES | {"image_size": 16, "patch_size": 4, "hidden_dropout_prob": 0.1}
 TEXT = SIZES | {"vocab_size": 50}
 BOTH = {0: Dim.AUTO, 1: Dim.AUTO}
 
@@ -84,7 +85,7 @@ CASES: dict[str, Case] = {
         {"input_ids": tokens(5, 10), "decoder_input_ids": tokens(5, 6)}, CACHE,
     ),
     "ViT": Case(
-        lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**SIZES, image_size=16, patch_size=4, hidden_dropout_prob=0.1)),
+        lambda: transformers.ViTForImageClassification(transformers.ViTConfig(**IMAGES)),
         {"pixel_values": noise(3, 3, 16, 16)}, {"pixel_values": noise(5, 3, 16, 16)}, {},
     ),
     "Wav2Vec2": Case(wav2vec2, {"input_values": noise(3, 400)}, {"input_values": noise(5, 600)}, {}),
@@ -465,9 +466,9 @@ def test_every_dropout_follows_the_mode(kind: str, training: bool):
     graph = export(Net(lambda self, x: drop(self.lin(x), self.training)).train(training))
     x = rows()
     quiet = [first(graph.eval()(x)) for _ in range(2)]
-    loud = [first(graph.train()(x)) for _ in range(2)]
+    loud = [first(graph.train()(x)) for _ in range(8)]
     assert torch.equal(*quiet)
-    assert not torch.equal(*loud)
+    assert not all(torch.equal(one, loud[0]) for one in loud)
 
 
 def test_what_always_drops_does_so_in_both_modes():

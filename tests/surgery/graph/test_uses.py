@@ -517,7 +517,10 @@ FEEDS: list[tuple[object, tuple[type[nn.Module], ...], list[str]]] = [
 @pytest.mark.parametrize(
     ("op", "through", "expected"),
     FEEDS,
-    ids=[f"{op} through {len(through)} {i}" for i, (op, through, _) in enumerate(FEEDS)],
+    ids=[
+        f"{op if isinstance(op, str) else op.__name__} through {len(through)} {i}"
+        for i, (op, through, _) in enumerate(FEEDS)
+    ],
 )
 @pytest.mark.parametrize("via", ROUTES)
 def test_feeds_says_where_the_result_goes(
@@ -608,7 +611,7 @@ def test_the_other_ways_to_constrain_refuse_operations(call: str):
         with pytest.raises(surgery.SurgeryError, match=r"'\*@F.linear' is a pattern"):
             surgery.constrain(nn.Linear(4, 4), rules)
     else:
-        with pytest.raises(surgery.PlanError, match="F.linear is an operation, which only a graph knows"):
+        with pytest.raises(surgery.PlanError, match=r"F\.linear is an operation, which only a graph knows"):
             surgery.constrained(rules)(type("Host", (nn.Linear,), {}))(4, 4)
 
 
