@@ -30,6 +30,7 @@ class Call:
     """The arguments of a model's forward, in order: inputs, and constants."""
 
     arguments: tuple[Argument, ...]
+    by_example: bool = False
 
     def filled(self, inputs: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of the call, by position and by name, with other values for the inputs."""
@@ -73,7 +74,7 @@ def call_of(model: nn.Module, example: Example | None) -> Call:
         bound = signature.bind(model, *example[0], **example[1])
     except TypeError as error:
         raise SurgeryError(f"example: {type(model).__name__}.forward: {error}") from error
-    return Call(tuple(_given(signature, bound)))
+    return Call(tuple(_given(signature, bound)), by_example=True)
 
 
 def example_of(example: object) -> Example | None:

@@ -35,7 +35,7 @@ def compare(
         problem = None
         for _ in range(CALLS):
             expected = _outputs(_expected(whole, example, training=mode))
-            got = _outputs(_run(traced, inputs, {}))
+            got = _outputs(_got(traced, model, inputs))
             problem = problem or _difference(got, expected) or _moved(traced, whole)
         if problem is not None:
             name = "training" if mode else "eval"
@@ -53,6 +53,17 @@ def _expected(model: nn.Module, example: Example, *, training: bool) -> Any:
         mode = "training" if training else "eval"
         reason = f"{type(error).__name__}: {error}"
         raise SurgeryError(f"{type(model).__name__} itself raises on the example in {mode}: {reason}") from error
+
+
+def _got(graph: nn.Module, model: nn.Module, inputs: Sequence[Any]) -> Any:
+    try:
+        return _run(graph, inputs, {})
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise TraceRefusedError(
+            f"{type(model).__name__}: the graph does not run where the model does: {reason}. A part of a result that "
+            f"is None was taken for a tensor, or something that no trace can see; ways out: via='tree', via='export'"
+        ) from error
 
 
 def _run(module: nn.Module, args: Any, kwargs: Any) -> Any:

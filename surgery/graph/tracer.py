@@ -1,6 +1,8 @@
 """Tracing a model whose parameters are computed: hosts are inlined, each value is one node."""
 
+import operator
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
@@ -173,6 +175,10 @@ class SurgeryTracer(fx.Tracer):
         if isinstance(a, Tensor) and a not in self.tensor_attrs:
             found = self.tensor_of(a)
             return self.constants.node_of(a, self._copied_constant) if found is None else found.node
+        if isinstance(a, dict) and type(a) is not dict and is_dataclass(a):  # an output of transformers
+            parts = {one.name: getattr(a, one.name) for one in fields(a)}
+            given = {name: self.create_arg(part) for name, part in parts.items() if part is not None}
+            return self.create_node("call_function", type(a), (), given)
         return super().create_arg(a)
 
     def _copied_constant(self, numbers: Tensor) -> fx.Node:
@@ -191,10 +197,23 @@ class SurgeryTracer(fx.Tracer):
         changed = Surroundings.now().difference(self.before)
         if changed is not None:
             self.refuse(changed)
+        if target is operator.getitem and not self.call.by_example:
+            self._refuse_parts_of(args[0][0])
         node = super().create_node(kind, target, *args, **kwargs)
         self.made[node.name] = Made(spot, self.scope.module_path)
         self.constants.note_writes(node)
         return node
+
+    def _refuse_parts_of(self, whole: Any) -> None:
+        """Without an example nobody knows which parts of an author's result are tensors, and a None is none."""
+        if isinstance(whole, fx.Node) and whole.op == "call_module":
+            kept = self.root.get_submodule(str(whole.target))
+            known = isinstance(kept, OpModule | ComputedParameter) or type(kept).__module__.startswith("torch.nn.")
+            if not known:
+                self.refuse(
+                    f"takes the result of {whole.target} ({type(kept).__name__}) apart, which is not traced: a part "
+                    f"that is None would be taken for a tensor; pass example=(args, kwargs), and the graph is compared"
+                )
 
     @property
     def paths(self) -> Mapping[nn.Module, str]:

@@ -609,3 +609,58 @@ def test_an_attribute_of_a_leaf_that_a_forward_sets_for_one_call_is_refused():
 
     with pytest.raises(surgery.TraceRefusedError, match=r"drop.*\bp\b"):
         graph_of(TwoRatesOfOneModule())
+
+
+class WithNothing(nn.Module):
+    """A part of what it returns is None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.inner(x), None
+
+
+class TakesApart(Net):
+    def build(self) -> None:
+        self.other = WithNothing()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, extra = self.other(x)
+        if extra is not None:
+            y = y * 0 + 7
+        return self.lin(y)
+
+
+def test_parts_of_a_result_that_is_not_traced_need_an_example():
+    """A proxy is never None: without an example nothing shows that, and with one the comparison does."""
+    refused(TakesApart(), "y, extra = self.other(x)", "pass example=(args, kwargs)")
+    with pytest.raises(surgery.TraceRefusedError, match=r"TakesApart: the graph is not the model, output 0 differs"):
+        graph_of(TakesApart(), example=(rows(),))
+
+
+class UsesNothing(TakesApart):
+    def forward(self, x: Tensor) -> Tensor:
+        y, extra = self.other(x)
+        if extra is not None:
+            y = y + extra.unsqueeze(0)
+        return self.lin(y)
+
+
+def test_a_graph_that_does_not_run_where_the_model_does_is_refused():
+    with pytest.raises(surgery.TraceRefusedError, match=r"UsesNothing: the graph does not run where the model does"):
+        graph_of(UsesNothing(), example=(rows(),))
+
+
+def test_attention_and_recurrent_layers_may_be_taken_apart_without_an_example():
+    class Attends(Net):
+        def build(self) -> None:
+            self.attention = nn.MultiheadAttention(4, 2)
+            self.memory = nn.LSTM(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            attended, _ = self.attention(x, x, x)
+            return self.lin(self.memory(attended)[0])
+
+    agree(Attends(), rows(), rules={"*lin.weight": "positive", "memory.weight_ih_l0": "spectral"})

@@ -694,3 +694,25 @@ def test_the_table_counts_what_traces(evidence: Callable[[str, str], None]) -> N
         evidence(f"published architectures that trace by fx, {what} constrained", count)
     some = [name for name, published in PUBLISHED.items() if TRACES in published.outcomes.values()]
     evidence("published architectures that trace by fx under some of these rules", f"{len(some)} of {len(PUBLISHED)}")
+
+
+def test_the_class_of_an_output_is_kept():
+    """A dataclass of transformers is made anew at each call; parts that are None are left out, as the library does."""
+    outputs = pytest.importorskip("transformers.modeling_outputs", reason="transformers is in the extra 'examples'")
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return outputs.BaseModelOutput(last_hidden_state=self.lin(x), attentions=None)
+
+    x = torch.randn(2, 3)
+    model = Model()
+    graph = surgery.apply_constraints(model, {"lin.weight": "positive"}, via="fx", example=(x,))
+    tree = surgery.apply_constraints(model, {"lin.weight": "positive"})
+    found = graph(x)
+    assert type(found) is outputs.BaseModelOutput
+    torch.testing.assert_close(found.last_hidden_state, tree(x).last_hidden_state)
+    assert list(found) == ["last_hidden_state"]
