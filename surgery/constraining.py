@@ -172,6 +172,8 @@ ROUTES_OF = {
 
 def _check_arguments(model: nn.Module, via: str, given: Mapping[str, object]) -> None:
     """Refuse arguments of other routes, and a graph where a tree is meant."""
+    if not isinstance(model, nn.Module):
+        raise SurgeryError(f"expected a torch.nn.Module, got {type(model).__name__}")
     for name, value in given.items():
         routes, cure = ROUTES_OF[name]
         if value is not None and via not in routes:

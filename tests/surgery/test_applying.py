@@ -271,8 +271,10 @@ def test_a_module_without_inputs_is_replaced_but_not_chained():
 def test_a_model_is_expected():
     with pytest.raises(surgery.SurgeryError, match=r"expected a torch\.nn\.Module, got Tensor"):
         surgery.apply_constraints(torch.ones(3), {"*": "spectral"})
-    with pytest.raises(surgery.SurgeryError, match=r"via='fx': the route is 'tree'"):
-        surgery.apply_constraints(nn.Linear(3, 3), {"weight": "spectral"}, via="fx")
+    with pytest.raises(surgery.SurgeryError, match=r"via='source': the route is 'tree', .*'fx' or 'export'"):
+        surgery.apply_constraints(nn.Linear(3, 3), {"weight": "spectral"}, via="source")
+    with pytest.raises(surgery.SurgeryError, match=r"expected a torch\.nn\.Module, got Tensor"):
+        surgery.apply_constraints(torch.ones(3), {"*": "spectral"}, via="fx")
     with pytest.raises(surgery.SurgeryError, match=re.escape("tie='both'; it is one of 'share', 'error', 'split'")):
         surgery.apply_constraints(nn.Linear(3, 3), {"weight": "spectral"}, tie="both")
     with pytest.raises(surgery.SurgeryError, match=re.escape("existing='x'; it is one of 'error', 'chain', 'replace'")):
