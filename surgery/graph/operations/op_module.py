@@ -6,6 +6,9 @@ from torch import Tensor, nn
 
 Names = Mapping[str, str | list[str] | dict[str, str]]
 
+# stock tracers keep modules of torch.nn whole: https://pytorch.org/docs/stable/fx.html#torch.fx.Tracer.is_leaf_module
+AS_OF_TORCH = {"__module__": "torch.nn.op_module"}
+
 
 class OpModule(nn.Module):
     """A host that takes its tensors as arguments; scriptable.
@@ -26,7 +29,7 @@ class OpModule(nn.Module):
 
 def become(host: nn.Module, operation: type[OpModule]) -> None:
     """Give ``host`` the class ``operation``; it remembers what it was."""
-    vars(host)["stands_for"] = type(host)
+    vars(host).update(stands_for=type(host), **AS_OF_TORCH)
     host.__class__ = operation
     assert isinstance(host, OpModule)
     host.prepare()
@@ -35,7 +38,7 @@ def become(host: nn.Module, operation: type[OpModule]) -> None:
 def operation_of(host: nn.Module, operation: type[OpModule]) -> OpModule:
     """An op module with the settings of ``host`` and without tensors: for a root, whose place a graph takes."""
     made = settings_of(host, operation)
-    vars(made)["stands_for"] = type(host)
+    vars(made).update(stands_for=type(host), **AS_OF_TORCH)
     made.prepare()
     return made
 

@@ -172,3 +172,24 @@ def test_a_stock_interpreter_and_shape_propagation_run_the_graph():
     ShapeProp(graph).propagate(x)
     (weight,) = (node for node in graph.graph.nodes if node.name == "stem_weight")
     assert weight.meta["tensor_meta"].shape == (4, 1, 3, 3)
+
+
+@pytest.mark.parametrize("route", ["tree", "graph"])
+def test_torch_ao_quantises_what_is_baked(route: str):
+    """It fuses convolution and batch normalisation only in a trace of the tree, where they are modules."""
+    from torch.ao.quantization import get_default_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+    graph, tree = graph_and_tree()
+    x = images(16)
+    expected = tree(x)
+    baked = surgery.bake(tree if route == "tree" else graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it deprecates itself, and observers warn of ranges
+        prepared = prepare_fx(baked.eval(), get_default_qconfig_mapping("x86"), (x,))
+        prepared(x)
+        quantised = convert_fx(prepared)
+        found = quantised(x)
+    assert (found - expected).abs().max() / expected.abs().max() < 0.1
+    names = {type(module).__name__ for module in quantised.modules()}
+    assert ("ConvReLU2d" in names) is (route == "tree")
