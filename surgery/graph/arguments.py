@@ -138,7 +138,7 @@ def _has_tensors(value: Any) -> bool:
 def _type(value: Any) -> Any:
     """The type that TorchScript needs: a Tensor is what it takes for granted."""
     if isinstance(value, tuple) and value and all(isinstance(each, Tensor) for each in value):
-        return tuple[(Tensor,) * len(value)] if type(value) is tuple else None  # type: ignore[misc]
+        return tuple[(Tensor,) * len(value)] if type(value) is tuple else None  # type: ignore[misc] # made at run time
     if isinstance(value, list) and all(isinstance(each, Tensor) for each in value):
         return list[Tensor]
     if isinstance(value, dict) and all(isinstance(each, Tensor) for each in value.values()):

@@ -72,7 +72,7 @@ def _contents(value: object) -> object:
     if type(value) is dict:
         return [(key, id(each)) for key, each in value.items()], value
     if type(value) in (list, set):
-        return [id(each) for each in value], value  # type: ignore[attr-defined]
+        return [id(each) for each in value], value  # type: ignore[attr-defined] # a list or a set
     return value
 
 

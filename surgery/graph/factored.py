@@ -98,7 +98,7 @@ def _put_rule(user: fx.Node, value: fx.Node, parameter: ComputedParameter, root:
     host = root.get_submodule(owner)
     name = fresh_name(host, f"{attribute}_{operation.name.rpartition('.')[2]}")
     host.add_module(name, FactoredOp(module, attribute, operation.name, named(user.target), args, kwargs))
-    host._modules[name].train(host.training)  # type: ignore[union-attr]
+    host._modules[name].train(host.training)  # type: ignore[union-attr] # fx types it widely
     with user.graph.inserting_before(user):
         raws = list(_raws(user.graph, str(value.target), parameter))
         path = ".".join(part for part in (owner, name, RULE) if part)

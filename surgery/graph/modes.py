@@ -89,10 +89,10 @@ def _differ_by_mode_alone(first: fx.Node, second: fx.Node, partner: dict[fx.Node
 
 def _follow_mode(root: nn.Module, node: fx.Node, owner: str) -> None:
     """Let a module of its owner do what the node's function does."""
-    following = FOLLOWING[node.target]  # type: ignore[index]
+    following = FOLLOWING[node.target]  # type: ignore[index] # fx types it widely
     given = following.bound(node.args, node.kwargs)
     host = root.get_submodule(owner)
-    name = fresh_name(host, str(node.target.__name__))  # type: ignore[union-attr]
+    name = fresh_name(host, str(node.target.__name__))  # type: ignore[union-attr] # fx types it widely
     made = following.make(given)
     made.training = host.training
     host.add_module(name, made)

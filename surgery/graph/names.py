@@ -21,7 +21,7 @@ def standing(host: nn.Module, name: str | list[str] | dict[str, str]) -> Any:
         return {key: value for key, value in found.items() if value is not None}
     *path, attribute = name.split(".")
     for part in path:
-        host = host._modules[part]  # type: ignore[assignment]
+        host = host._modules[part]  # type: ignore[assignment] # never None here
     for registry in (host._parameters, host._buffers, host._modules):
         if attribute in registry:
             return registry[attribute]

@@ -71,7 +71,7 @@ def uses_of(site: Site, node: fx.Node, root: nn.Module) -> Iterator[Use]:
 def operation_of_node(node: fx.Node, root: nn.Module) -> Operation | None:
     """The operation that a node does, where it has a name."""
     if node.op == "call_function":
-        return by_function(node.target)  # type: ignore[arg-type]
+        return by_function(node.target)  # type: ignore[arg-type] # fx types it widely
     if node.op == "call_method":
         return by_method(str(node.target))
     module = module_of(node, root)

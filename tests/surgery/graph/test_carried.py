@@ -250,7 +250,7 @@ def test_a_buffer_that_a_forward_sets_is_right_or_refused_for_that_reason(author
     try:
         agree(author(), rows(), calls=3)
     except surgery.TraceRefusedError as error:
-        assert "sets self.n" in str(error)  # noqa: PT017
+        assert "sets self.n" in str(error)  # noqa: PT017 - right or refused, both hold
 
 
 class Everywhere(nn.Module):
@@ -444,7 +444,7 @@ def test_extra_state_is_kept_or_refused(nested: bool):
     try:
         graph = graph_of(model, {"*lin.weight": "positive"})
     except surgery.TraceRefusedError as error:
-        assert "extra_state" in str(error)  # noqa: PT017
+        assert "extra_state" in str(error)  # noqa: PT017 - right or refused, both hold
     else:
         tree = surgery.apply_constraints(copy.deepcopy(model), {"*lin.weight": "positive"})
         assert list(graph.state_dict()) == list(tree.state_dict())
