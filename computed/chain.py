@@ -76,8 +76,8 @@ class ConstraintLink(Link):
         return value
 
     def commit(self, state: State) -> None:
-        """Hand the state to the constraint, where it has one."""
-        if isinstance(self.module, IteratedConstraint):
+        """Hand the state to the constraint, where there is one: where an op rule stood for it, there is none."""
+        if isinstance(self.module, IteratedConstraint) and state:
             self.module.commit(state)
 
     def invert(self, value: Tensor) -> Preimage:

@@ -65,15 +65,35 @@ def evaluate_traced(links: Sequence[Link], raws: Sequence[Tensor], dtype: torch.
     return running.to(dtype)
 
 
-def last_arguments(links: Sequence[Link], raws: Sequence[Tensor], *, training: bool) -> tuple[Tensor, ...]:
-    """The arguments of the last link, for an op rule; without casts, so that autocast acts on the operation."""
-    *earlier, last = links
-    own = len(last.roles) - bool(earlier)
-    carriers = raws[: len(raws) - own]
-    rest = tuple(raws[len(raws) - own :])
-    if earlier:
-        rest = (evaluate(earlier, carriers, raws[0].dtype, training=training)[0], *rest)
-    return tuple(a if role.trained else a.detach() for a, role in zip(rest, last.roles, strict=True))
+def last_arguments(
+    links: Sequence[Link], raws: Sequence[Tensor], *, training: bool
+) -> tuple[tuple[Tensor, ...], list[State]]:
+    """The arguments of the last link, for an op rule, and the state of each link; writes nothing.
+
+    Its own raws are not cast, so that autocast acts on the operation.
+    """
+    carriers, own = _split_at_last(links, raws)
+    if len(links) == 1:
+        return _with_fixed(links[-1], own), [()]
+    with full_precision(raws[0].device):
+        running, states = evaluate(links[:-1], carriers, raws[0].dtype, training=training)
+    return _with_fixed(links[-1], (running, *own)), [*states, ()]
+
+
+def last_arguments_traced(links: Sequence[Link], raws: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The arguments of the last link as part of a compiled or exported graph."""
+    carriers, own = _split_at_last(links, raws)
+    before = (evaluate_traced(links[:-1], carriers, raws[0].dtype),) if len(links) > 1 else ()
+    return _with_fixed(links[-1], (*before, *own))
+
+
+def _split_at_last(links: Sequence[Link], raws: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    start = len(raws) - own_roles(links[-1], len(links) - 1)
+    return raws[:start], raws[start:]
+
+
+def _with_fixed(link: Link, arguments: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(a if role.trained else a.detach() for a, role in zip(arguments, link.roles, strict=True))
 
 
 def arguments_by_link(links: Sequence[Link], raws: Sequence[Tensor]) -> Iterator[tuple[Link, tuple[Tensor, ...]]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from computed.constraint import Constraint
 from computed.epoch import CELL as EPOCH
 from computed.errors import ComputedParameterError
-from computed.evaluation import evaluate_traced, last_arguments
+from computed.evaluation import evaluate_traced, last_arguments, last_arguments_traced
 from computed.hold import flag_as_parameter, try_hold
 from computed.lending import Unwritable, lend
 from computed.modes import as_in_eval
@@ -125,12 +125,21 @@ class Reading(Writing):
         op_rule = last.op_rule(func) if in_force and as_weight else None
         if op_rule is None or is_fx_tracing():
             return NotImplemented
-        if not torch.compiler.is_compiling():
-            self.absorb()
-        raws = last_arguments(self.links, self.raw_tensors(), training=self.training)
+        raws = self._last_arguments()
         new_args = [raws if argument is self else resolved(argument) for argument in args]
         new_kwargs = {key: raws if argument is self else resolved(argument) for key, argument in kwargs.items()}
         return op_rule(*new_args, **new_kwargs)
+
+    def _last_arguments(self) -> tuple[Tensor, ...]:
+        """What the op rule of the last link takes; the state of links before it is kept, as that of a value is."""
+        if torch.compiler.is_compiling():
+            return last_arguments_traced(self.links, self.raw_tensors())
+        with LOCK:
+            self.absorb()
+            self._commit_if_moved()
+            arguments, states = last_arguments(self.links, self.raw_tensors(), training=self.training)
+            self._keep_state(states, None)
+            return arguments
 
 
 def evaluate_once_in_graph(parameter: Reading) -> Tensor:

@@ -53,7 +53,7 @@ class Settling(Metadata):
 
     def _keep_settled(self, states: list[State]) -> None:
         for link, state in zip(self.links, states, strict=True):
-            if isinstance(link.module, IteratedConstraint):
+            if isinstance(link.module, IteratedConstraint) and state:
                 link.module.settle(state)
 
     def _commit_if_moved(self) -> None:

@@ -77,7 +77,7 @@ def lanczos_vectors(matrix: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tenso
     steps = min(LANCZOS_STEPS, *matrix.shape)
     lefts, rights = matrix.new_zeros(steps, matrix.shape[0]), matrix.new_zeros(steps, matrix.shape[1])
     band = matrix.new_zeros(steps, steps + 1)
-    right = unit(v + MIXED_IN * _generic(v), even(v))
+    right = unit(v + MIXED_IN * generic(v), even(v))
     for k in range(steps):
         rights[k] = right
         lefts[k], band[k, k] = _new_direction(lefts[:k], torch.mv(matrix, right))
@@ -103,7 +103,7 @@ def even(like: Tensor) -> Tensor:
     return torch.full_like(like, len(like) ** -0.5)
 
 
-def _generic(like: Tensor) -> Tensor:
+def generic(like: Tensor) -> Tensor:
     """A fixed vector of length about one, without the structure of a weight: parts of golden multiples."""
     multiples = torch.arange(len(like), device=like.device, dtype=torch.float32) * 0.6180339887
     parts: Tensor = multiples % 1.0 - 0.4

@@ -20,6 +20,7 @@ class Convolution:
     dilation: tuple[int, ...]
     groups: int
     transposed: bool
+    padding_mode: str = "zeros"
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,5 @@ def convolution_of(host: nn.Module, attribute: str) -> Convolution | None:
         dilation=tuple(geometry.dilation),
         groups=geometry.groups,
         transposed=issubclass(class_of(host), TRANSPOSED_CONVOLUTIONS),
+        padding_mode=geometry.padding_mode,
     )

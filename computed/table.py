@@ -47,6 +47,19 @@ BUILT_IN: tuple[Entry, ...] = (
         ("spectral_norm", "sn", "lipschitz"),
     ),
     _entry(
+        "operator_norm:OperatorScale",
+        "operator_norm(norm=None, *, bound=None, n_power_iterations=1, eps=1e-12, stride=None, groups=None)",
+        "the norm of a convolution as an operator, on images of any size, is set to norm (1.0), or capped at bound",
+        {
+            "max": "bound",
+            "max_norm": "bound",
+            "lipschitz": "bound",
+            "power_iterations": "n_power_iterations",
+            "n_iter": "n_power_iterations",
+        },
+        ("conv_norm", "lconv_norm", "conv_spectral", "conv_spectral_norm"),
+    ),
+    _entry(
         "orthogonal:Orthogonal",
         "orthogonal(*, dim=None)",
         "orthonormal columns, or rows where there are fewer of them",

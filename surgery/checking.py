@@ -114,7 +114,7 @@ def _measured(name: str, spec: str, parameter: ComputedParameter) -> Row:
         if not bool(value.isfinite().all()):
             return Row(name, spec, math.inf, float(last.tolerance(value.dtype)), "not finite")
         # in the dtype that stores the value, a bound would be rounded as the value is
-        raws = [in_double(raw) for raw in last_arguments(parameter.links, parameter.raw_tensors(), training=False)]
+        raws = [in_double(raw) for raw in last_arguments(parameter.links, parameter.raw_tensors(), training=False)[0]]
         violation = float(last.violation(in_double(value), raws))
     return Row(name, spec, violation, float(last.tolerance(value.dtype)))
 

@@ -22,10 +22,23 @@ def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:
     return scale
 
 
+def sigma_along(matrix: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """``uᵀ W v`` for vectors (m), (n); ``sum_j u_jᵀ W v_j`` for pairs (2, m), (2, n): ``Re u* W v`` of complex ones."""
+    if u.dim() == 1:
+        return torch.dot(u, torch.mv(matrix, v))
+    return (u * (v @ matrix.t())).sum()
+
+
+def plus_outer(matrix: Tensor, u: Tensor, v: Tensor, in_place: bool) -> Tensor:
+    """``W + u vᵀ`` for vectors, ``W + sum_j u_j v_jᵀ`` for pairs: the derivative of `sigma_along` is added."""
+    if u.dim() == 1:
+        return matrix.addr_(u, v) if in_place else torch.addr(matrix, u, v)
+    return matrix.addmm_(u.t(), v) if in_place else torch.addmm(matrix, u.t(), v)
+
+
 def scaled_by_sigma(raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool) -> Tensor:
     """``raw * scale_of(uᵀ W v)``, where ``W`` is ``raw`` as a matrix with rows along ``rows``; for graphs."""
-    sigma = torch.dot(u, torch.mv(as_matrix(raw, rows), v))
-    return raw * scale_of(sigma, target, eps, caps)
+    return raw * scale_of(sigma_along(as_matrix(raw, rows), u, v), target, eps, caps)
 
 
 class SigmaScaling(torch.autograd.Function):
@@ -69,7 +82,7 @@ class SigmaScaling(torch.autograd.Function):
         gradient = as_matrix(given, rows) * scale
         # in place saves a third of the time, but transforms have no rule for it
         again = torch.is_grad_enabled() or inside_transform()
-        gradient = torch.addr(gradient, along, v) if again else gradient.addr_(along, v)
+        gradient = plus_outer(gradient, along, v, in_place=not again)
         return gradient.view(raw.movedim(rows, 0).shape).movedim(0, rows), *(None,) * 6
 
     @staticmethod
@@ -79,14 +92,14 @@ class SigmaScaling(torch.autograd.Function):
         moved = tangents[0]
         if moved is None:
             return None, None, None
-        along = torch.dot(u, torch.mv(as_matrix(moved, ctx.settings[0]), v))
+        along = sigma_along(as_matrix(moved, ctx.settings[0]), u, v)
         return moved * scale + raw * (slope * along), None, None
 
 
 def _scale_and_slope(
     raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool
 ) -> tuple[Tensor, Tensor]:
-    sigma = torch.dot(u, torch.mv(as_matrix(raw, rows), v))
+    sigma = sigma_along(as_matrix(raw, rows), u, v)
     scale = scale_of(sigma, target, eps, caps)
     depends = (sigma > eps) & (scale != 1) if caps else sigma > eps
     return scale, torch.where(depends, -scale / sigma.clamp_min(eps), 0.0)

@@ -1,25 +1,19 @@
 """Spectral: the largest singular value of a weight is set, or capped."""
 
-import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from computed.constraint import IteratedConstraint, Preimage
-from computed.constraints.describing import Described
-from computed.constraints.refusing import require, resolved_dim, whole_number, why_not_matrix
-from computed.constraints.sigma_scaling import SigmaScaling, scaled_by_sigma
-from computed.linalg import as_matrix, like_weight
+from computed.constraints.refusing import resolved_dim, whole_number, why_not_matrix
+from computed.constraints.sigma_scaling import scaled_by_sigma
+from computed.constraints.sigma_target import SigmaTarget
+from computed.linalg import as_matrix
 from computed.singular_values import largest_singular_value, leading_vectors, power_steps
 from computed.site import Site
 
-# Singular values from which float32 squares safely; a raw outside is scaled into it when it is made.
-SAFE = (1e-15, 1e15)
 
-
-class Spectral(Described, IteratedConstraint):
+class Spectral(SigmaTarget):
     """The largest singular value is set to ``norm``, or capped at ``bound``; 1.0 where nothing is said.
 
     ``value = W * norm / s`` or ``W * min(1, bound / s)``, where ``s = uᵀ W v`` and ``W`` (m, n) is the weight
@@ -29,7 +23,8 @@ class Spectral(Described, IteratedConstraint):
     In training ``u`` (m) and ``v`` (n) take ``n_power_iterations`` steps of the power iteration with each
     evaluation, from where the last optimizer step left them, and are constants of the derivative; ``s`` is
     then an estimate from below. In eval they are converged: the largest singular value holds to 1e-3, and to
-    about 1e-6 as a rule. This is the matrix's norm, which is not the operator norm of a convolution.
+    about 1e-6 as a rule. This is the matrix's norm, which is not that of a convolution as an operator, commonly 1.5
+    to 2.5 times it: `OperatorScale` (``operator_norm``) is.
 
     Args:
         norm: what the largest singular value is set to.
@@ -58,7 +53,6 @@ class Spectral(Described, IteratedConstraint):
     spec_name: ClassVar[str] = "spectral"
     state_names: ClassVar[tuple[str, ...]] = ("u", "v")
     settles_from: ClassVar[tuple[str, ...]] = ("v",)
-    bound: float | None
     u: Tensor
     v: Tensor
     pending_u: Tensor
@@ -75,32 +69,13 @@ class Spectral(Described, IteratedConstraint):
         eps: float = 1e-12,
         dim: int | None = None,
     ) -> None:
-        super().__init__()
-        require(
-            norm is None or bound is None,
-            f"spectral takes norm or bound, got norm={norm!r} and bound={bound!r}",
-        )
-        for name, number in (("norm", norm), ("bound", bound), ("eps", eps)):
-            positive = number is None or 0 < number < math.inf
-            require(positive, f"spectral needs a positive finite {name}, got {number!r}")
-        self.bound = None if bound is None else float(bound)
-        self.norm = 1.0 if norm is None else float(norm)
-        self.n_power_iterations = whole_number("spectral: n_power_iterations", n_power_iterations)
-        require(self.n_power_iterations > 0, f"spectral needs n_power_iterations >= 1, got {n_power_iterations!r}")
-        self.eps = float(eps)
+        super().__init__(norm, bound, n_power_iterations, eps)
         self.dim = None if dim is None else whole_number("spectral: dim", dim)
         self.rows = self.dim or 0
 
-    def settings(self) -> dict[str, object]:
-        """Norm or bound, and what is not at its default."""
-        given: dict[str, object] = {
-            "n_power_iterations": self.n_power_iterations,
-            "eps": self.eps,
-            "dim": self.dim,
-        }
-        defaults = {"n_power_iterations": 1, "eps": 1e-12, "dim": None}
-        others = {name: value for name, value in given.items() if value != defaults[name]}
-        return ({"norm": self.norm} if self.bound is None else {"bound": self.bound}) | others
+    def described_beside(self) -> dict[str, object]:
+        """The dimension, where one was given or found."""
+        return {} if self.dim is None else {"dim": self.dim}
 
     def why_not(self, site: Site) -> str | None:
         """It takes what is a matrix, or says how it is read as one."""
@@ -131,21 +106,6 @@ class Spectral(Described, IteratedConstraint):
             return scaled_by_sigma(raw, u, v, self.rows, self.norm, self.eps, False)
         return scaled_by_sigma(raw, u, v, self.rows, bound, self.eps, True)
 
-    def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
-        """The value for given ``u`` and ``v``."""
-        u, v = state
-        settings = (self.rows, self.target(), self.eps, self.bound is not None)
-        value: Tensor = SigmaScaling.apply(raw, u, v, *settings)[0]  # type: ignore[no-untyped-call]
-        return value
-
-    def target(self) -> float:
-        """The norm or the bound."""
-        return self.norm if self.bound is None else self.bound
-
-    def sets_norm(self, norm: float) -> bool:
-        """Whether the largest singular value is set to ``norm``, and not capped."""
-        return self.bound is None and self.norm == norm
-
     def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
         """The committed vectors after one evaluation's power steps."""
         return power_steps(as_matrix(raw.detach(), self.rows), self.u, self.v, self.n_power_iterations)
@@ -158,34 +118,10 @@ class Spectral(Described, IteratedConstraint):
         """The numbers of rows and of columns."""
         return torch.Size((shape[self.rows],)), torch.Size((shape.numel() // shape[self.rows],))
 
-    def right_inverse(self, value: Tensor) -> Preimage:
-        """The value itself, with converged state; a zero weight whose norm is set gets one of rank one.
+    def cold_state(self, value: Tensor) -> tuple[Tensor, ...]:
+        """The converged vectors, from a fixed start."""
+        return leading_vectors(as_matrix(value, self.rows), rounds=2)
 
-        Only a weight whose numbers are so large or small that squares would not be numbers is scaled.
-        """
-        matrix = as_matrix(value, self.rows)
-        u, v = leading_vectors(matrix, rounds=2)
-        sigma = float(torch.dot(u, torch.mv(matrix, v)))
-        low = 0.0 if self.bound is not None else max(SAFE[0], 1e3 * self.eps)
-        if low <= sigma <= SAFE[1] or not math.isfinite(sigma):
-            return Preimage((value,), (u, v))
-        if sigma > 0:
-            return Preimage((value * (self.target() / sigma),), (u, v))
-        return Preimage((like_weight(self.target() * torch.outer(u, v), value, self.rows),), (u, v))
-
-    def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        """How much the largest singular value differs from the norm, or exceeds the bound, relatively."""
-        ratio = largest_singular_value(as_matrix(value, self.rows)) / self.target()
-        return abs(ratio - 1) if self.bound is None else max(0.0, ratio - 1)
-
-    def tolerance(self, dtype: torch.dtype) -> float:
-        """The accuracy of the settled state, or of the dtype."""
-        return max(1e-3, float(torch.finfo(dtype).eps))
-
-    def scales_up(self, value: Tensor) -> bool:
-        """Whether the norm is set above the value's."""
-        if self.bound is not None:
-            return False
-        matrix = as_matrix(value, self.rows)
-        u, v = leading_vectors(matrix, rounds=2)
-        return float(torch.dot(u, torch.mv(matrix, v))) < self.target() * (1 - self.tolerance(value.dtype))
+    def measured(self, value: Tensor) -> float:
+        """The largest singular value of the weight as a matrix."""
+        return largest_singular_value(as_matrix(value, self.rows))

@@ -11,7 +11,7 @@ from surgery.graph.scripting import scriptable_root
 from surgery.graph.written import WrittenNode, read, written
 
 # what a site asks the host of a convolution's weight, where that is the root
-GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups")
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
 class Root(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 SPECS = (
     "spectral(bound=0.5)",
     "spectral(norm=1.0)",
+    "operator_norm",
     "orthogonal",
     "positive",
     "greater_than(0.1)",

@@ -17,6 +17,7 @@ from computed.constraints.adapters import LoRA
 from computed.constraints.conversions import TransformConstraint, function
 from computed.constraints.elementwise import GreaterThan, Interval, Positive
 from computed.constraints.norms import UnitScale, WeightScale
+from computed.constraints.operator_norm import OperatorScale
 from computed.constraints.orthogonal import Orthogonal
 from computed.constraints.spectral import Spectral
 from computed.constraints.structure import Skew, Symmetric
@@ -32,6 +33,8 @@ CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
     "spectral, norm 3": lambda: Spectral(3.0, n_power_iterations=2),
     "spectral, bound": lambda: Spectral(bound=0.5),
     "spectral, loose bound": lambda: Spectral(bound=1e4),
+    "operator_norm": OperatorScale,
+    "operator_norm, bound": lambda: OperatorScale(bound=0.5, n_power_iterations=2),
     "orthogonal": Orthogonal,
     "positive": Positive,
     "greater_than": lambda: GreaterThan(1.0),
@@ -215,7 +218,7 @@ def test_is_inside_for_any_raws(name):
             for raw in parameter.raws.values():
                 raw.copy_(scale * torch.randn(raw.shape))
         assert parameter.detach().isfinite().all()
-        if scale == 0 and name in ("spectral", "spectral, norm 3"):
+        if scale == 0 and name in ("spectral", "spectral, norm 3", "operator_norm"):
             continue  # no factor gives a zero matrix a norm; `right_inverse` never makes such a raw
         assert excess(parameter) <= 0, scale
 

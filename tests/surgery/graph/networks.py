@@ -1,6 +1,7 @@
-"""Ten networks as people write them, small, each with rules of several kinds: what graphs are tried on.
+"""What graphs are tried on: ten networks as people write them, small, each with rules of several kinds.
 
-Biases that a norm or a softmax takes out again are left out: their gradients are rounding, which Adam blows up.
+`ConvNet`, `Tied` and `Everywhere` have no rules of their own. In the ten, biases that a norm or a softmax takes out
+again are left out: their gradients are rounding, which Adam blows up.
 """
 
 from __future__ import annotations
@@ -415,6 +416,65 @@ class Loop(nn.Module):
         for _ in range(self.times):
             x = torch.tanh(self.layer(x @ self.weight))
         return x
+
+
+class ConvNet(nn.Module):
+    """Two convolutions, a normalisation, a head; a parameter that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.ModuleDict({"conv": nn.Conv2d(4, 4, 1), "out": nn.Linear(4, 2)})
+        self.idle = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.relu(self.drop(self.norm(self.one(x))))
+        return self.head["out"](self.head["conv"](hidden).mean((2, 3)))
+
+
+class Tied(nn.Module):
+    """An embedding, and two linear layers with its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(6, 4)
+        self.one = nn.Linear(4, 6, bias=False)
+        self.two = nn.Linear(4, 6)
+        self.one.weight = self.two.weight = self.table.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.table(x)
+        return self.one(hidden) * self.two(hidden)
+
+
+class Everywhere(nn.Module):
+    """Parameters of the root, in lists, dicts and plain lists; a module that nobody calls; unused and frozen ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(4) + 0.5)
+        self.stack = nn.ParameterList([nn.Parameter(torch.randn(4, 4)) for _ in range(3)])
+        self.named = nn.ParameterDict({"a": torch.randn(4, 4), "b": torch.randn(4)})
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)])
+        self.in_order = [self.layers[1], self.layers[0]]
+        self.by_name = [self.scale, self.named["a"]]
+        self.quiet = nn.Linear(4, 4)
+        self.unused = nn.Linear(2, 2)
+        self.nested = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Sequential())
+        self.register_buffer("passing", torch.randn(4), persistent=False)
+        self.register_buffer("absent", None)
+        self.register_parameter("nothing", None)
+        self.layers[0].weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for weight in self.stack:
+            x = torch.tanh(x @ weight)
+        x = F.linear(x, self.quiet.weight) * self.scale + self.named["b"] + self.passing
+        for layer in self.in_order:
+            x = layer(x)
+        return self.nested(x @ self.named["a"]) * self.by_name[0]
 
 
 @dataclass(frozen=True)

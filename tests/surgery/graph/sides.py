@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import surgery
+from computed.parameter import ComputedParameter
 from tests.surgery.picture import differences, picture
 
 RULES = {"*lin.weight": "positive"}
@@ -86,3 +87,12 @@ def observed(module: nn.Module, inputs: tuple[Any, ...]) -> dict[str, object]:
     gradients = {name: one.grad for name, one in module.named_parameters() if one.grad is not None}
     state = {key: value.clone() for key, value in module.state_dict().items()}
     return {"output": output, "needs gradients": loss.requires_grad, "gradients": gradients, "state": state}
+
+
+def calls_of_values(graph: nn.Module) -> list[str]:
+    """The paths of the computed parameters that a graph calls, one for each call."""
+    return [
+        str(node.target)
+        for node in graph.graph.nodes
+        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), ComputedParameter)
+    ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -14,21 +12,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import surgery
-from computed.parameter import ComputedParameter
-from tests.surgery.graph.sides import RULES, Net, agree, graph_of, rows
+from tests.surgery.graph.networks import Everywhere, Tied
+from tests.surgery.graph.sides import RULES, Net, agree, calls_of_values, graph_of, refused, rows
+from tests.surgery.graph.ways import as_it_is, pickled, saved, scripted
 from tests.surgery.models import MODELS
 from tests.surgery.picture import bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:The TorchScript type system doesn't support instance-level:UserWarning")
-
-
-def calls_of_values(graph: nn.Module) -> list[str]:
-    """The paths of the computed parameters that a graph calls, one for each call."""
-    return [
-        str(node.target)
-        for node in graph.graph.nodes
-        if node.op == "call_module" and isinstance(graph.get_submodule(str(node.target)), ComputedParameter)
-    ]
 
 
 class Dropping(Net):
@@ -52,25 +42,6 @@ class AlphaDropping(Dropping):
 
 class FeatureDropping(Dropping):
     drop = staticmethod(F.feature_alpha_dropout)
-
-
-def scripted(graph: nn.Module) -> nn.Module:
-    return torch.jit.script(graph)
-
-
-def saved(graph: nn.Module) -> nn.Module:
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(graph), buffer)
-    buffer.seek(0)
-    return torch.jit.load(buffer)
-
-
-def pickled(graph: nn.Module) -> nn.Module:
-    return pickle.loads(pickle.dumps(graph))
-
-
-def as_it_is(graph: nn.Module) -> nn.Module:
-    return graph
 
 
 WAYS = [as_it_is, copy.deepcopy, pickled, scripted, saved]
@@ -245,40 +216,12 @@ def test_buffers_that_a_forward_writes_are_written_by_the_graph_and_never_by_the
         assert of_graph.get_buffer(name) is not buffer
 
 
-@pytest.mark.parametrize("author", [Adding, Replacing])
-def test_a_buffer_that_a_forward_sets_is_right_or_refused_for_that_reason(author: type[Net]):
-    try:
-        agree(author(), rows(), calls=3)
-    except surgery.TraceRefusedError as error:
-        assert "sets self.n" in str(error)  # noqa: PT017 - right or refused, both hold
-
-
-class Everywhere(nn.Module):
-    """Parameters of the root, in lists, dicts and plain lists; a module that nobody calls; unused and frozen ones."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.rand(4) + 0.5)
-        self.stack = nn.ParameterList([nn.Parameter(torch.randn(4, 4)) for _ in range(3)])
-        self.named = nn.ParameterDict({"a": torch.randn(4, 4), "b": torch.randn(4)})
-        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)])
-        self.in_order = [self.layers[1], self.layers[0]]
-        self.by_name = [self.scale, self.named["a"]]
-        self.quiet = nn.Linear(4, 4)
-        self.unused = nn.Linear(2, 2)
-        self.nested = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), nn.Sequential())
-        self.register_buffer("passing", torch.randn(4), persistent=False)
-        self.register_buffer("absent", None)
-        self.register_parameter("nothing", None)
-        self.layers[0].weight.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for weight in self.stack:
-            x = torch.tanh(x @ weight)
-        x = F.linear(x, self.quiet.weight) * self.scale + self.named["b"] + self.passing
-        for layer in self.in_order:
-            x = layer(x)
-        return self.nested(x @ self.named["a"]) * self.by_name[0]
+@pytest.mark.parametrize(
+    ("author", "statement"), [(Adding, "self.n += 1"), (Replacing, "self.n = self.n + 1")], ids=["adds", "assigns"]
+)
+def test_a_buffer_that_a_forward_sets_is_refused(author: type[Net], statement: str):
+    """Setting the attribute is refused, by ``+=`` too; the error says which write in place a graph records."""
+    refused(author(), statement, "sets self.n (write self.n.copy_(...), which a graph records)")
 
 
 @pytest.mark.parametrize(
@@ -358,21 +301,12 @@ def test_operations_on_weights_alone_are_recorded():
     agree(OnlyWeights(), rows())
 
 
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(4, 4)
-        self.second = nn.Linear(4, 4)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(x)))
-
-
-@pytest.mark.parametrize("name", ["first.weight", "second.weight"])
+@pytest.mark.parametrize("name", ["table.weight", "one.weight", "two.weight"])
 def test_a_tie_is_one_call_for_all_its_uses(name: str):
-    graph, x = agree(Tied(), rows(), rules={name: "positive"}), rows()
-    assert calls_of_values(graph) == ["first.weight"]
+    """Whichever of its names a rule has, a tied parameter is one computed parameter with one node."""
+    x = torch.randint(6, (2, 3))
+    graph = agree(Tied(), x, rules={name: "positive"})
+    assert calls_of_values(graph) == ["table.weight"]
     torch.testing.assert_close(torch.jit.script(graph)(x), graph(x))
 
 
@@ -438,17 +372,20 @@ class Remembering(Net):
         assert state == {"version": 2}
 
 
-@pytest.mark.parametrize("nested", [False, True], ids=["root", "nested"])
-def test_extra_state_is_kept_or_refused(nested: bool):
-    model = nn.Sequential(Remembering()) if nested else Remembering()
-    try:
-        graph = graph_of(model, {"*lin.weight": "positive"})
-    except surgery.TraceRefusedError as error:
-        assert "extra_state" in str(error)  # noqa: PT017 - right or refused, both hold
-    else:
-        tree = surgery.apply_constraints(copy.deepcopy(model), {"*lin.weight": "positive"})
-        assert list(graph.state_dict()) == list(tree.state_dict())
-        graph.load_state_dict(tree.state_dict())
+def test_extra_state_of_a_part_is_kept():
+    """The module stands in the graph as it was, so the state dict asks it and loads into it."""
+    model = nn.Sequential(Remembering())
+    graph = graph_of(model)
+    tree = surgery.apply_constraints(copy.deepcopy(model), RULES)
+    assert list(graph.state_dict()) == list(tree.state_dict())
+    assert graph.state_dict()["0._extra_state"] == {"version": 2}
+    graph.load_state_dict(tree.state_dict())
+
+
+def test_extra_state_of_the_root_is_refused():
+    """The graph stands in the place of the root and has no methods of its class."""
+    with pytest.raises(surgery.TraceRefusedError, match=r"^Remembering has state of its own \(get_extra_state\)"):
+        graph_of(Remembering())
 
 
 class OwnSwitch(Net):

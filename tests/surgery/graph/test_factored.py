@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -17,8 +15,9 @@ import surgery
 from computed.constraint import Constraint, Preimage, Role
 from computed.parameter import ComputedParameter
 from surgery.graph.factored import FactoredOp
-from tests.surgery.graph.sides import graph_of, observed
-from tests.surgery.graph.test_carried import calls_of_values
+from tests.surgery.graph.networks import ConvNet, Tied
+from tests.surgery.graph.sides import calls_of_values, graph_of, observed
+from tests.surgery.graph.ways import pickled, saved, scripted
 
 pytestmark = pytest.mark.filterwarnings("ignore:The TorchScript type system doesn't support instance-level:UserWarning")
 
@@ -57,21 +56,6 @@ class Atens(ByHand):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.aten.linear.default(x, self.weight, self.bias)
-
-
-class Network(nn.Module):
-    """A chain with dropout and a normalisation between."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(4)
-        self.drop = nn.Dropout(0.5)
-        self.lin = nn.Linear(4, 3)
-        self.unused = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin(self.drop(F.relu(self.norm(self.conv(x))).mean((2, 3))))
 
 
 FACTORED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -190,30 +174,73 @@ class Same(Constraint):
         return 0.0
 
 
-class Heads(nn.Module):
-    """One weight in two layers, and an embedding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Embedding(6, 4)
-        self.one = nn.Linear(4, 6, bias=False)
-        self.two = nn.Linear(4, 6)
-        self.one.weight = self.two.weight = self.table.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.table(x)
-        return self.one(hidden) * self.two(hidden)
-
-
 def test_a_tie_has_a_rule_at_each_operation_and_one_value():
-    graph, tree = both(Heads(), {"table.weight": LORA})
+    graph, tree = both(Tied(), {"table.weight": LORA})
     assert calls_of_values(graph) == ["table.weight"]
     assert len(rules_in(graph)) == 2
     assert_both_agree(graph, tree, torch.randint(6, (2, 3)))
     baked = surgery.bake(graph)
     assert baked.one.weight is baked.two.weight is baked.table.weight
     assert rules_in(baked) == []
-    assert nodes(baked) == nodes(plain(Heads(), ["table.weight"]))
+    assert nodes(baked) == nodes(plain(Tied(), ["table.weight"]))
+
+
+class Multiplied(ByHand):
+    """A weight that is read as a value in either mode: a product has no op rule."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t() + self.bias
+
+
+def written_between_forwards(side: nn.Module, raw: str, x: Tensor) -> None:
+    """One forward, then numbers of one seed into a raw that is not trained."""
+    side(x)
+    target = side.get_parameter(raw)
+    assert not target.requires_grad
+    with torch.no_grad():
+        target.copy_(torch.randn(target.shape, generator=torch.Generator().manual_seed(2)))
+
+
+@pytest.mark.parametrize(
+    ("make", "spec", "raw"),
+    [
+        (lambda: nn.Linear(4, 5), f"{LORA} | spectral", "weight.base"),
+        (Multiplied, f"spectral | {LORA}", "weight.raw"),
+    ],
+    ids=["adapter first", "adapter last"],
+)
+def test_a_write_to_a_frozen_raw_moves_the_state_of_the_power_iteration_as_on_the_tree(
+    make: Callable[[], nn.Module], spec: str, raw: str
+):
+    """In training outputs and vectors are the tree's at each step of an optimizer, and follow the new numbers."""
+    graph, tree = both(make(), {"weight": spec})
+    before = {key: one.clone() for key, one in tree.state_dict().items() if key.endswith((".u", ".v"))}
+    x, ends = torch.randn(3, 4), []
+    for side in (graph.train(), tree.train()):
+        optimizer = torch.optim.SGD([one for one in side.parameters() if one.requires_grad], lr=0.1)
+        written_between_forwards(side, raw, x)
+        outputs = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            outputs.append(side(x))
+            outputs[-1].square().mean().backward()
+            optimizer.step()
+        ends.append((outputs, side.state_dict()))
+    torch.testing.assert_close(*ends)
+    assert len(before) == 2
+    assert all(float((tree.state_dict()[key] - one).abs().max()) > 0.1 for key, one in before.items())
+
+
+def test_in_eval_a_write_to_a_frozen_raw_counts_as_on_the_tree():
+    """With the adapter last, too: the next forward brings the power iteration to convergence on the new numbers."""
+    graph, tree = both(nn.Linear(4, 5), {"weight": f"spectral | {LORA}"})
+    x = torch.randn(3, 4)
+    for side in (graph.eval(), tree.eval()):
+        written_between_forwards(side, "weight.raw", x)
+    torch.testing.assert_close(graph(x), tree(x))
+    raw, spectral = graph.weight.raw, graph.weight.constraints[0]
+    assert float(torch.linalg.matrix_norm(spectral(raw), 2)) == pytest.approx(1.0, abs=1e-3)
+    torch.testing.assert_close(graph.state_dict(), tree.state_dict())
 
 
 def test_behind_another_constraint_there_is_no_rule():
@@ -223,31 +250,8 @@ def test_behind_another_constraint_there_is_no_rule():
         assert_both_agree(graph, tree, torch.randn(3, 4))
 
 
-class Wide(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lin = nn.Linear(4, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin(x)
-
-
-RULES: Rules = {"conv.weight": LORA, "lin.weight": "lora(rank=1)", "norm.weight": "positive"}
-
-
-def scripted(graph: nn.Module) -> nn.Module:
-    return torch.jit.script(graph)
-
-
-def saved(graph: nn.Module) -> nn.Module:
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(graph), buffer)
-    buffer.seek(0)
-    return torch.jit.load(buffer)
-
-
-def pickled(graph: nn.Module) -> nn.Module:
-    return pickle.loads(pickle.dumps(graph))
+PICTURES = (3, 1, 5, 5)
+RULES: Rules = {"one.weight": LORA, "head.out.weight": "lora(rank=1)", "norm.weight": "positive"}
 
 
 def compiled(graph: nn.Module) -> nn.Module:
@@ -256,13 +260,13 @@ def compiled(graph: nn.Module) -> nn.Module:
 
 def exported(graph: nn.Module) -> nn.Module:
     module = copy.deepcopy(graph).eval()
-    return torch.export.export(module, (torch.randn(3, 2, 6, 6),)).module()
+    return torch.export.export(module, (torch.randn(PICTURES),)).module()
 
 
 @pytest.mark.parametrize("way", [copy.deepcopy, pickled, scripted, saved, compiled, exported])
 def test_copies_and_what_takes_plain_graphs_do_the_same(way: Callable[[nn.Module], nn.Module]):
-    graph = moved(graph_of(Network(), RULES)).eval()
-    x = torch.randn(3, 2, 6, 6)
+    graph = moved(graph_of(ConvNet(), RULES)).eval()
+    x = torch.randn(PICTURES)
     other = way(graph)
     torch.testing.assert_close(other(x), graph(x), rtol=1e-5, atol=1e-5)
     if way in (copy.deepcopy, pickled):
@@ -273,13 +277,13 @@ def test_copies_and_what_takes_plain_graphs_do_the_same(way: Callable[[nn.Module
 
 @pytest.mark.parametrize("way", [copy.deepcopy, pickled])
 def test_a_bake_brings_the_operations_back(way: Callable[[nn.Module], nn.Module]):
-    model, x = Network(), torch.randn(3, 2, 6, 6)
+    model, x = ConvNet(), torch.randn(PICTURES)
     graph = moved(graph_of(model, RULES)).eval()
     baked = surgery.bake(way(graph))
     assert list(baked.state_dict()) == list(model.state_dict())
     assert [name for name, _ in baked.named_parameters()] == [name for name, _ in model.named_parameters()]
     assert [name for name, _ in baked.named_modules()] == [name for name, _ in model.named_modules()]
-    assert nodes(baked) == nodes(plain(Network(), ["conv.weight", "lin.weight", "norm.weight"]))
+    assert nodes(baked) == nodes(plain(ConvNet(), ["one.weight", "head.out.weight", "norm.weight"]))
     torch.testing.assert_close(baked(x), graph(x), rtol=1e-5, atol=1e-5)
     model.load_state_dict(baked.state_dict())
     torch.testing.assert_close(model.eval()(x), graph(x), rtol=1e-5, atol=1e-5)
@@ -296,12 +300,12 @@ def test_every_form_comes_back(case: str):
 
 
 def test_a_part_may_be_baked_and_then_the_rest():
-    model, x = Network(), torch.randn(3, 2, 6, 6)
+    model, x = ConvNet(), torch.randn(PICTURES)
     graph = moved(graph_of(model, RULES)).eval()
-    some = surgery.bake(graph, "conv.weight")
-    assert list(surgery.computed_parameters(some)) == ["norm.weight", "lin.weight"]
-    assert list(surgery.computed_parameters(graph)) == ["conv.weight", "norm.weight", "lin.weight"]
-    assert rules_in(some) == ["lin.weight_linear"]
+    some = surgery.bake(graph, "one.weight")
+    assert list(surgery.computed_parameters(some)) == ["norm.weight", "head.out.weight"]
+    assert list(surgery.computed_parameters(graph)) == ["one.weight", "norm.weight", "head.out.weight"]
+    assert rules_in(some) == ["head.out.weight_linear"]
     torch.testing.assert_close(some(x), graph(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(pickled(some)(x), graph(x), rtol=1e-5, atol=1e-5)
     rest = surgery.bake(some)
@@ -310,8 +314,8 @@ def test_a_part_may_be_baked_and_then_the_rest():
 
 
 def test_training_moves_the_factors_as_on_the_tree():
-    graph, tree = both(Network(), RULES)
-    x, ends = torch.randn(8, 2, 6, 6), []
+    graph, tree = both(ConvNet(), RULES)
+    x, ends = torch.randn(8, 1, 5, 5), []
     for side in (graph, tree):
         side.train()
         optimizer = torch.optim.SGD(side.parameters(), lr=0.01)
@@ -394,13 +398,13 @@ def test_a_rule_that_reads_a_buffer_is_right_or_is_not_used():
 
 
 def test_the_model_that_carries_adapters_already_gets_rules_in_its_graph():
-    model = moved(surgery.apply_constraints(Network(), RULES))
+    model = moved(surgery.apply_constraints(ConvNet(), RULES))
     graph = graph_of(model, {})
     assert calls_of_values(graph) == ["norm.weight"]
-    assert_both_agree(graph, model, torch.randn(3, 2, 6, 6))
+    assert_both_agree(graph, model, torch.randn(PICTURES))
 
 
 def test_symbolic_tracing_of_the_graph_keeps_the_rule():
-    graph = moved(graph_of(Wide(), {"lin.weight": LORA})).eval()
+    graph = moved(graph_of(nn.Sequential(nn.Linear(4, 5)), {"0.weight": LORA})).eval()
     again, x = fx.symbolic_trace(graph), torch.randn(3, 4)
     torch.testing.assert_close(again(x), graph(x))

@@ -53,6 +53,22 @@ class Published(NamedTuple):
     outcomes: dict[str, str]
 
 
+ALL = ("everything", "convolutions", "linear", "deep")
+NO_LINEAR = ("everything", "convolutions", "deep")  # the sets of an architecture without linear layers
+NO_CONVOLUTION = ("everything", "linear", "deep")
+
+
+def each(outcome: str, sets: tuple[str, ...] = ALL, **others: str) -> dict[str, str]:
+    """What these sets of rules come to: one outcome, but for ``others``."""
+    assert set(others) <= set(sets)
+    return dict.fromkeys(sets, outcome) | others
+
+
+def alike(kinds: dict[str, str], options: dict[str, Any], outcomes: dict[str, str]) -> dict[str, Published]:
+    """Rows that differ in the class alone."""
+    return {name: Published(kind, options, outcomes) for name, kind in kinds.items()}
+
+
 VIT = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "image_size": 32, "patch_size": 8,
@@ -78,498 +94,264 @@ DEPTH = {
 
 PUBLISHED = {
     "ResNet": Published(
-        "ResNetModel",
-        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "deep": TRACES},
+        "ResNetModel", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},
+        each(CHANNELS, NO_LINEAR, deep=TRACES),
     ),
     "ResNet classifier": Published(
-        "ResNetForImageClassification",
-        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+        "ResNetForImageClassification", {
+            "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3,
+        },
+        each(CHANNELS, linear=TRACES, deep=TRACES),
     ),
     "RegNet": Published(
-        "RegNetModel",
-        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "deep": TRACES},
+        "RegNetModel", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
+        each(CHANNELS, NO_LINEAR, deep=TRACES),
     ),
-    "ConvNext": Published(
-        "ConvNextModel",
+    **alike(
+        {"ConvNext": "ConvNextModel", "ConvNextV2": "ConvNextV2Model"},
         {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "drop_path_rate": 0.3},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
-    ),
-    "ConvNextV2": Published(
-        "ConvNextV2Model",
-        {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "drop_path_rate": 0.3},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+        each(CHANNELS, linear=TRACES, deep=TRACES),
     ),
     "DINOv3 ConvNext": Published(
-        "DINOv3ConvNextModel",
-        {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "drop_path_rate": 0.3},
-        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
+        "DINOv3ConvNextModel", {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "drop_path_rate": 0.3},
+        each(TRACES),
     ),
-    "MobileNetV1": Published(
-        "MobileNetV1Model",
-        {"depth_multiplier": 0.25, "min_depth": 8},
-        {"everything": STRIDES, "convolutions": STRIDES, "deep": STRIDES},
-    ),
-    "MobileNetV1 padded evenly": Published(
-        "MobileNetV1Model",
+    "MobileNetV1": Published("MobileNetV1Model", {"depth_multiplier": 0.25, "min_depth": 8}, each(STRIDES, NO_LINEAR)),
+    **alike(
+        {"MobileNetV1 padded evenly": "MobileNetV1Model", "MobileNetV2 padded evenly": "MobileNetV2Model"},
         {"depth_multiplier": 0.25, "min_depth": 8, "tf_padding": False},
-        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+        each(TRACES, NO_LINEAR),
     ),
-    "MobileNetV2": Published(
-        "MobileNetV2Model",
-        {"depth_multiplier": 0.25, "min_depth": 8},
-        {"everything": HEIGHT, "convolutions": HEIGHT, "deep": HEIGHT},
-    ),
-    "MobileNetV2 padded evenly": Published(
-        "MobileNetV2Model",
-        {"depth_multiplier": 0.25, "min_depth": 8, "tf_padding": False},
-        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
-    ),
+    "MobileNetV2": Published("MobileNetV2Model", {"depth_multiplier": 0.25, "min_depth": 8}, each(HEIGHT, NO_LINEAR)),
     "EfficientNet": Published(
-        "EfficientNetModel",
-        {
-            "width_coefficient": 0.25,
-            "depth_coefficient": 0.3,
-            "image_size": 32,
-            "hidden_dim": 320,
-            "kernel_sizes": [3, 3],
-            "in_channels": [8, 8],
-            "out_channels": [8, 16],
-            "strides": [1, 2],
-            "num_block_repeats": [1, 2],
-            "expand_ratios": [1, 6],
-            "depthwise_padding": [],
+        "EfficientNetModel", {
+            "width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32, "hidden_dim": 320,
+            "kernel_sizes": [3, 3], "in_channels": [8, 8], "out_channels": [8, 16], "strides": [1, 2],
+            "num_block_repeats": [1, 2], "expand_ratios": [1, 6], "depthwise_padding": [],
         },
-        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+        each(TRACES, NO_LINEAR),
     ),
     "PoolFormer": Published(
-        "PoolFormerModel",
-        {
-            "hidden_sizes": [8, 16],
-            "depths": [1, 1],
-            "num_encoder_blocks": 2,
-            "patch_sizes": [7, 3],
-            "strides": [4, 2],
-            "padding": [2, 1],
-            "drop_path_rate": 0.3,
+        "PoolFormerModel", {
+            "hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2, "patch_sizes": [7, 3],
+            "strides": [4, 2], "padding": [2, 1], "drop_path_rate": 0.3,
         },
-        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+        each(TRACES, NO_LINEAR),
     ),
     "Bit": Published(
-        "BitModel",
-        {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 4, "drop_path_rate": 0.3},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "deep": TRACES},
+        "BitModel", {
+            "embedding_size": 8, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 4, "drop_path_rate": 0.3,
+        },
+        each(CHANNELS, NO_LINEAR, deep=TRACES),
     ),
     "LeViT": Published(
-        "LevitModel",
-        {
-            "image_size": 64,
-            "hidden_sizes": [16, 16, 16],
-            "num_attention_heads": [2, 2, 2],
-            "depths": [1, 1, 1],
-            "key_dim": [4, 4, 4],
-            "attention_ratio": [2, 2, 2],
-            "mlp_ratio": [2, 2, 2],
+        "LevitModel", {
+            "image_size": 64, "hidden_sizes": [16, 16, 16], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1],
+            "key_dim": [4, 4, 4], "attention_ratio": [2, 2, 2], "mlp_ratio": [2, 2, 2],
         },
-        {
-            "everything": CHANNELS,
-            "convolutions": CHANNELS,
-            "linear": "self.attention_bias_cache",
-            "deep": TRACES,
-        },
+        each(CHANNELS, linear="self.attention_bias_cache", deep=TRACES),
     ),
     "CvT": Published(
-        "CvtModel",
-        {
-            "embed_dim": [8, 16, 16],
-            "num_heads": [1, 2, 2],
-            "drop_rate": [0.0, 0.0, 0.0],
-            "attention_drop_rate": [0.0, 0.0, 0.0],
-            "mlp_ratio": [2.0, 2.0, 2.0],
-            "depth": [1, 2, 3],
+        "CvtModel", {
+            "embed_dim": [8, 16, 16], "num_heads": [1, 2, 2], "drop_rate": [0.0, 0.0, 0.0],
+            "attention_drop_rate": [0.0, 0.0, 0.0], "mlp_ratio": [2.0, 2.0, 2.0], "depth": [1, 2, 3],
             "drop_path_rate": [0.0, 0.0, 0.3],
         },
-        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
+        each(TRACES),
     ),
-    "SegFormer": Published(
-        "SegformerModel",
-        FOUR | {"decoder_hidden_size": 8},
-        {"everything": HEADS, "convolutions": HEADS, "linear": HEADS, "deep": TRACES},
-    ),
+    "SegFormer": Published("SegformerModel", FOUR | {"decoder_hidden_size": 8}, each(HEADS, deep=TRACES)),
     "Swin": Published(
-        "SwinModel",
-        {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
-        {"everything": PADDING, "convolutions": PADDING, "linear": WINDOW, "deep": WINDOW},
+        "SwinModel", {
+            "image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4,
+        },
+        each(PADDING, linear=WINDOW, deep=WINDOW),
     ),
     "Swinv2": Published(
-        "Swinv2Model",
-        {"image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4},
-        {"everything": PADDING, "convolutions": PADDING, "linear": PADDED, "deep": PADDED},
+        "Swinv2Model", {
+            "image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4,
+        },
+        each(PADDING, linear=PADDED, deep=PADDED),
     ),
     "Swin2SR": Published(
-        "Swin2SRModel",
-        {"image_size": 16, "embed_dim": 8, "depths": [1], "num_heads": [1], "window_size": 4},
-        {"everything": PADDED, "convolutions": TRACES, "linear": PADDED, "deep": TRACES},
+        "Swin2SRModel", {"image_size": 16, "embed_dim": 8, "depths": [1], "num_heads": [1], "window_size": 4},
+        each(PADDED, convolutions=TRACES, deep=TRACES),
     ),
-    "DINOv2": Published(
-        "Dinov2Model",
-        VIT | {"drop_path_rate": 0.3},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
+    **alike(
+        {"DINOv2": "Dinov2Model", "DINOv2 with registers": "Dinov2WithRegistersModel"}, VIT | {"drop_path_rate": 0.3},
+        each(CHANNELS, linear=HEADS, deep=TRACES),
     ),
-    "DINOv2 with registers": Published(
-        "Dinov2WithRegistersModel",
-        VIT | {"drop_path_rate": 0.3},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
+    "DINOv3": Published("DINOv3ViTModel", VIT, each(CAUSAL, convolutions=OPTIONAL, deep=TRACES)),
+    **alike(
+        {"BEiT": "BeitModel", "ViTMAE": "ViTMAEModel", "Data2VecVision": "Data2VecVisionModel"}, VIT,
+        each(CHANNELS, linear=HEADS, deep=TRACES),
     ),
-    "DINOv3": Published(
-        "DINOv3ViTModel",
-        VIT,
-        {"everything": CAUSAL, "convolutions": OPTIONAL, "linear": CAUSAL, "deep": TRACES},
+    **alike(
+        {"DeiT": "DeiTModel", "ViT": "ViTModel", "I-JEPA": "IJepaModel", "ViTMSN": "ViTMSNModel"}, VIT,
+        each(DTYPE),
     ),
-    "BEiT": Published(
-        "BeitModel",
-        VIT,
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
-    ),
-    "DeiT": Published(
-        "DeiTModel",
-        VIT,
-        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": DTYPE},
-    ),
-    "ViT": Published(
-        "ViTModel",
-        VIT,
-        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": DTYPE},
-    ),
-    "ViT classifier": Published(
-        "ViTForImageClassification",
-        VIT,
-        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": OPTIONAL},
-    ),
-    "I-JEPA": Published(
-        "IJepaModel",
-        VIT,
-        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": DTYPE},
-    ),
-    "ViTMAE": Published(
-        "ViTMAEModel",
-        VIT,
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
-    ),
-    "ViTMSN": Published(
-        "ViTMSNModel",
-        VIT,
-        {"everything": DTYPE, "convolutions": DTYPE, "linear": DTYPE, "deep": DTYPE},
-    ),
+    "ViT classifier": Published("ViTForImageClassification", VIT, each(DTYPE, deep=OPTIONAL)),
     "ViTDet": Published(
-        "VitDetModel",
-        {
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
+        "VitDetModel", {
+            "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
             "pretrain_image_size": 32,
         },
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+        each(CHANNELS, linear=TRACES, deep=TRACES),
     ),
     "ViTPose": Published(
-        "VitPoseBackbone",
-        {
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": [32, 32],
+        "VitPoseBackbone", {
+            "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": [32, 32],
             "patch_size": [8, 8],
         },
-        {
-            "everything": HOOKS,
-            "convolutions": "if height != self.image_size[0] or width",
-            "linear": HOOKS,
-            "deep": HOOKS,
-        },
+        each(HOOKS, convolutions="if height != self.image_size[0] or width"),
     ),
     "Hiera": Published(
-        "HieraModel",
-        {
-            "embed_dim": 8,
-            "image_size": [64, 64],
-            "depths": [1, 1],
-            "num_heads": [1, 2],
-            "query_stride": [2, 2],
-            "num_query_pool": 1,
-            "masked_unit_size": [8, 8],
+        "HieraModel", {
+            "embed_dim": 8, "image_size": [64, 64], "depths": [1, 1], "num_heads": [1, 2], "query_stride": [2, 2],
+            "num_query_pool": 1, "masked_unit_size": [8, 8],
         },
-        {"everything": TRACES, "convolutions": TRACES},
+        each(TRACES, ("everything", "convolutions")),
     ),
     "PVT": Published(
-        "PvtModel",
-        FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+        "PvtModel", FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]}, each(CHANNELS, linear=TRACES, deep=TRACES),
     ),
-    "PVTv2": Published(
-        "PvtV2Model",
-        FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]},
-        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
-    ),
+    "PVTv2": Published("PvtV2Model", FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]}, each(TRACES)),
     "FocalNet": Published(
-        "FocalNetModel",
-        {
-            "image_size": 32,
-            "embed_dim": 8,
-            "depths": [1, 1],
-            "focal_levels": [2, 2],
-            "focal_windows": [3, 3],
+        "FocalNetModel", {
+            "image_size": 32, "embed_dim": 8, "depths": [1, 1], "focal_levels": [2, 2], "focal_windows": [3, 3],
             "hidden_sizes": [8, 16],
         },
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+        each(CHANNELS, linear=TRACES, deep=TRACES),
     ),
     "HGNetV2": Published(
-        "HGNetV2ForImageClassification",
-        {
-            "embedding_size": 8,
-            "hidden_sizes": [8, 16, 16, 16],
-            "stem_channels": [3, 8, 8],
-            "stage_in_channels": [8, 8, 16, 16],
-            "stage_mid_channels": [8, 8, 8, 8],
-            "stage_out_channels": [8, 16, 16, 16],
-            "stage_num_blocks": [1, 1, 1, 1],
-            "stage_numb_of_layers": [2, 2, 2, 2],
-            "stage_kernel_size": [3, 3, 3, 3],
-            "num_labels": 3,
+        "HGNetV2ForImageClassification", {
+            "embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "stem_channels": [3, 8, 8],
+            "stage_in_channels": [8, 8, 16, 16], "stage_mid_channels": [8, 8, 8, 8],
+            "stage_out_channels": [8, 16, 16, 16], "stage_num_blocks": [1, 1, 1, 1],
+            "stage_numb_of_layers": [2, 2, 2, 2], "stage_kernel_size": [3, 3, 3, 3], "num_labels": 3,
         },
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": TRACES, "deep": TRACES},
+        each(CHANNELS, linear=TRACES, deep=TRACES),
     ),
     "TextNet": Published(
-        "TextNetModel",
-        {
-            "stem_out_channels": 8,
-            "hidden_sizes": [8, 8, 16, 16, 16],
+        "TextNetModel", {
+            "stem_out_channels": 8, "hidden_sizes": [8, 8, 16, 16, 16],
             "conv_layer_kernel_sizes": [[[3, 3]], [[3, 3]], [[3, 1]], [[1, 3]]],
             "conv_layer_strides": [[1], [2], [2], [1]],
         },
-        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+        each(TRACES, NO_LINEAR),
     ),
-    "DPT": Published(
-        "DPTModel",
-        VIT,
-        {"everything": TORCH_INT, "convolutions": TORCH_INT, "linear": CAUSAL, "deep": OPTIONAL},
-    ),
-    "GLPN": Published(
-        "GLPNModel",
-        FOUR,
-        {"everything": HEADS, "convolutions": HEADS, "linear": HEADS, "deep": TRACES},
-    ),
+    "DPT": Published("DPTModel", VIT, each(TORCH_INT, linear=CAUSAL, deep=OPTIONAL)),
+    "GLPN": Published("GLPNModel", FOUR, each(HEADS, deep=TRACES)),
     "MobileViT": Published(
-        "MobileViTModel",
-        {
-            "image_size": 64,
-            "hidden_sizes": [16, 24, 32],
-            "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 16],
+        "MobileViTModel", {
+            "image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 16],
             "num_attention_heads": 2,
         },
-        {"everything": UNFOLDED, "convolutions": UNFOLDED, "linear": UNFOLDED, "deep": TRACES},
+        each(UNFOLDED, deep=TRACES),
     ),
     "MobileViTV2": Published(
-        "MobileViTV2Model",
-        {"image_size": 64, "width_multiplier": 0.25, "base_attn_unit_dims": [32, 32, 32], "n_attn_blocks": [1, 1, 1]},
-        {"everything": TRACES, "convolutions": TRACES, "deep": TRACES},
+        "MobileViTV2Model", {
+            "image_size": 64, "width_multiplier": 0.25, "base_attn_unit_dims": [32, 32, 32], "n_attn_blocks": [1, 1, 1],
+        },
+        each(TRACES, NO_LINEAR),
     ),
-    "Data2VecVision": Published(
-        "Data2VecVisionModel",
-        VIT,
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": HEADS, "deep": TRACES},
-    ),
-    "UperNet": Published(
-        "UperNetForSemanticSegmentation",
-        UPERNET,
-        {"everything": HOOKS, "convolutions": HOOKS, "linear": HOOKS, "deep": TRACES},
-    ),
+    "UperNet": Published("UperNetForSemanticSegmentation", UPERNET, each(HOOKS, deep=TRACES)),
     "SwiftFormer": Published(
-        "SwiftFormerModel",
-        {"image_size": 64, "depths": [1, 1, 1, 1], "embed_dims": [8, 16, 16, 16], "drop_path_rate": 0.3},
-        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
+        "SwiftFormerModel", {
+            "image_size": 64, "depths": [1, 1, 1, 1], "embed_dims": [8, 16, 16, 16], "drop_path_rate": 0.3,
+        },
+        each(TRACES),
     ),
     "SuperPoint": Published(
-        "SuperPointForKeypointDetection",
-        {"encoder_hidden_sizes": [8, 8, 8, 8], "decoder_hidden_size": 8, "descriptor_decoder_dim": 8},
-        {"everything": KEYPOINTS, "convolutions": KEYPOINTS, "deep": KEYPOINTS},
+        "SuperPointForKeypointDetection", {
+            "encoder_hidden_sizes": [8, 8, 8, 8], "decoder_hidden_size": 8, "descriptor_decoder_dim": 8,
+        },
+        each(KEYPOINTS, NO_LINEAR),
     ),
     "CLIP vision": Published(
-        "CLIPVisionModel",
-        VIT,
-        {
-            "everything": "if not interpolate_pos_encoding and (height != self.image_size",
-            "convolutions": "if not interpolate_pos_encoding and (height != self.image_size",
-            "linear": HEADS,
-            "deep": TRACES,
-        },
+        "CLIPVisionModel", VIT,
+        each("if not interpolate_pos_encoding and (height != self.image_size", linear=HEADS, deep=TRACES),
     ),
-    "SigLIP vision": Published(
-        "SiglipVisionModel",
-        VIT,
-        {"everything": HEADS, "convolutions": TRACES, "linear": HEADS, "deep": TRACES},
+    **alike(
+        {"SigLIP vision": "SiglipVisionModel", "AIMv2 vision": "Aimv2VisionModel"}, VIT,
+        each(HEADS, convolutions=TRACES, deep=TRACES),
     ),
-    "BLIP vision": Published(
-        "BlipVisionModel",
-        VIT,
-        {"everything": TRACES, "convolutions": TRACES, "linear": TRACES, "deep": TRACES},
-    ),
-    "AIMv2 vision": Published(
-        "Aimv2VisionModel",
-        VIT,
-        {"everything": HEADS, "convolutions": TRACES, "linear": HEADS, "deep": TRACES},
-    ),
-    "PPLCNet": Published(
-        "PPLCNetForImageClassification",
-        {},
-        {"everything": TRACES, "convolutions": TRACES, "linear": OPTIONAL, "deep": OPTIONAL},
-    ),
+    "BLIP vision": Published("BlipVisionModel", VIT, each(TRACES)),
+    "PPLCNet": Published("PPLCNetForImageClassification", {}, each(TRACES, linear=OPTIONAL, deep=OPTIONAL)),
     "DepthAnything": Published(
-        "DepthAnythingForDepthEstimation",
-        DEPTH,
-        {
-            "everything": HOOKS,
-            "convolutions": CHANNELS,
-            "linear": HOOKS,
-            "deep": "predicted_depth = nn.functional.interpolate(",
-        },
+        "DepthAnythingForDepthEstimation", DEPTH,
+        each(HOOKS, convolutions=CHANNELS, deep="predicted_depth = nn.functional.interpolate("),
     ),
     "RT-DETR ResNet": Published(
-        "RTDetrResNetBackbone",
-        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "deep": TRACES},
+        "RTDetrResNetBackbone", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+        each(CHANNELS, NO_LINEAR, deep=TRACES),
     ),
     "YOLOS": Published(
-        "YolosModel",
-        VIT | {"image_size": [32, 32], "num_detection_tokens": 4},
-        {"everything": CHANNELS, "convolutions": CHANNELS, "linear": CAUSAL, "deep": TRACES},
+        "YolosModel", VIT | {"image_size": [32, 32], "num_detection_tokens": 4},
+        each(CHANNELS, linear=CAUSAL, deep=TRACES),
     ),
     "SAM vision": Published(
-        "SamVisionModel",
-        {
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 32,
-            "patch_size": 8,
-            "output_channels": 8,
-            "global_attn_indexes": [0],
-            "mlp_dim": 16,
-            "window_size": 2,
+        "SamVisionModel", {
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
+            "output_channels": 8, "global_attn_indexes": [0], "mlp_dim": 16, "window_size": 2,
         },
-        {
-            "everything": CHANNELS,
-            "convolutions": CHANNELS,
-            "linear": "max_rel_dist = int(2 * max(q_size, k_size) - 1)",
-            "deep": TRACES,
-        },
+        each(CHANNELS, linear="max_rel_dist = int(2 * max(q_size, k_size) - 1)", deep=TRACES),
     ),
     "DAC": Published(
-        "DacModel",
-        {
-            "encoder_hidden_size": 8,
-            "downsampling_ratios": [2, 2],
-            "decoder_hidden_size": 16,
-            "n_codebooks": 2,
-            "codebook_size": 8,
-            "codebook_dim": 4,
-            "upsampling_ratios": [2, 2],
+        "DacModel", {
+            "encoder_hidden_size": 8, "downsampling_ratios": [2, 2], "decoder_hidden_size": 16, "n_codebooks": 2,
+            "codebook_size": 8, "codebook_dim": 4, "upsampling_ratios": [2, 2],
         },
-        {"everything": "if padding > 0:", "convolutions": "if padding > 0:"},
+        each("if padding > 0:", ("everything", "convolutions")),
     ),
-    "BERT": Published(
-        "BertModel",
-        TEXT,
-        {"everything": HEADS, "linear": HEADS, "deep": OPTIONAL},
-    ),
+    "BERT": Published("BertModel", TEXT, each(HEADS, NO_CONVOLUTION, deep=OPTIONAL)),
     "GPT2": Published(
-        "GPT2Model",
-        {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 20},
+        "GPT2Model", {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 20},
         {"everything": MASK},
     ),
     "T5": Published(
-        "T5EncoderModel",
-        {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 40},
-        {"everything": HEADS, "linear": HEADS, "deep": "if hidden_states.dtype == torch.float16:"},
+        "T5EncoderModel", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 40},
+        each(HEADS, NO_CONVOLUTION, deep="if hidden_states.dtype == torch.float16:"),
     ),
     "Llama": Published(
-        "LlamaModel",
-        TEXT | {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-        {"everything": MASK, "linear": MASK, "deep": MASK},
+        "LlamaModel", TEXT | {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        each(MASK, NO_CONVOLUTION),
     ),
     "DistilBERT": Published(
-        "DistilBertModel",
-        {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 40},
-        {"everything": HEADS, "linear": HEADS, "deep": TRACES},
+        "DistilBertModel", {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 40},
+        each(HEADS, NO_CONVOLUTION, deep=TRACES),
     ),
-    "Albert": Published(
-        "AlbertModel",
-        TEXT | {"embedding_size": 8},
-        {"everything": HEADS, "linear": HEADS, "deep": TRACES},
-    ),
+    "Albert": Published("AlbertModel", TEXT | {"embedding_size": 8}, each(HEADS, NO_CONVOLUTION, deep=TRACES)),
     "Wav2Vec2": Published(
-        "Wav2Vec2Model",
-        {
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "intermediate_size": 32,
-            "conv_dim": (8, 8),
-            "conv_kernel": (10, 3),
-            "conv_stride": (5, 2),
-            "num_feat_extract_layers": 2,
-            "num_conv_pos_embeddings": 4,
-            "num_conv_pos_embedding_groups": 2,
-            "mask_time_prob": 0.0,
+        "Wav2Vec2Model", {
+            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+            "conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_feat_extract_layers": 2,
+            "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0,
         },
-        {"linear": "draws random numbers from torch", "deep": "draws random numbers from torch"},
+        each("draws random numbers from torch", ("linear", "deep")),
     ),
     "AST (audio)": Published(
-        "ASTModel",
-        VIT | {"max_length": 32, "num_mel_bins": 16},
-        {"everything": HEADS, "convolutions": TRACES, "linear": HEADS, "deep": TRACES},
+        "ASTModel", VIT | {"max_length": 32, "num_mel_bins": 16}, each(HEADS, convolutions=TRACES, deep=TRACES),
     ),
     "Whisper": Published(
-        "WhisperModel",
-        {
-            "vocab_size": 40,
-            "d_model": 16,
-            "encoder_layers": 1,
-            "decoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2,
-            "encoder_ffn_dim": 16,
-            "decoder_ffn_dim": 16,
-            "max_source_positions": 20,
-            "max_target_positions": 20,
-            "num_mel_bins": 8,
-            "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
+        "WhisperModel", {
+            "vocab_size": 40, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+            "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "max_source_positions": 20,
+            "max_target_positions": 20, "num_mel_bins": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
             "decoder_start_token_id": 1,
         },
-        {"everything": LENGTH, "convolutions": LENGTH, "linear": LENGTH, "deep": MASK},
+        each(LENGTH, deep=MASK),
     ),
     "FNet": Published(
-        "FNetModel",
-        {
-            "hidden_size": 16,
-            "num_hidden_layers": 2,
-            "intermediate_size": 32,
-            "vocab_size": 40,
+        "FNetModel", {
+            "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "vocab_size": 40,
             "max_position_embeddings": 20,
         },
-        {"everything": TRACES, "linear": TRACES, "deep": TRACES},
+        each(TRACES, NO_CONVOLUTION),
     ),
     "Mamba": Published(
-        "MambaModel",
-        {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 40, "state_size": 4},
-        {"everything": SCAN, "convolutions": SCAN, "linear": SCAN, "deep": SCAN},
+        "MambaModel", {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 40, "state_size": 4}, each(SCAN),
     ),
-}
+}  # fmt: skip
 
 
 def halved(raw: Tensor) -> Tensor:
@@ -687,6 +469,7 @@ def test_a_published_architecture_that_does_not_trace_is_refused_with_its_reason
 
 
 def test_the_table_counts_what_traces(evidence: Callable[[str, str], None]) -> None:
+    """How many of the architectures trace under each set of rules, and under any."""
     assert len(PUBLISHED) >= 50
     for rules, what in WHAT.items():
         outcomes = [published.outcomes[rules] for published in PUBLISHED.values() if rules in published.outcomes]

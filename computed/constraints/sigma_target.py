@@ -1,0 +1,113 @@
+"""A largest singular value that is set, or capped: what constraints by a matrix's and by an operator's norm share."""
+
+import abc
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from computed.constraint import IteratedConstraint, Preimage
+from computed.constraints.describing import Described
+from computed.constraints.refusing import require, whole_number
+from computed.constraints.sigma_scaling import SigmaScaling, sigma_along
+from computed.linalg import as_matrix, like_weight
+
+# Singular values from which float32 squares safely; a raw outside is scaled into it when it is made.
+SAFE = (1e-15, 1e15)
+
+
+class SigmaTarget(Described, IteratedConstraint, abc.ABC):
+    """``value = W * norm / s`` or ``W * min(1, bound / s)``, ``s = sigma_along(W, u, v)`` with the state's vectors.
+
+    A subclass says which vectors, by the methods of an iterated constraint with ``u`` and ``v`` as the first two of its
+    state, and measures its norm.
+    """
+
+    bound: float | None
+
+    def __init__(self, norm: float | None, bound: float | None, n_power_iterations: int, eps: float) -> None:
+        super().__init__()
+        called = self.spec_name
+        require(
+            norm is None or bound is None,
+            f"{called} takes norm or bound, got norm={norm!r} and bound={bound!r}",
+        )
+        for name, number in (("norm", norm), ("bound", bound), ("eps", eps)):
+            positive = number is None or 0 < number < math.inf
+            require(positive, f"{called} needs a positive finite {name}, got {number!r}")
+        self.bound = None if bound is None else float(bound)
+        self.norm = 1.0 if norm is None else float(norm)
+        self.n_power_iterations = whole_number(f"{called}: n_power_iterations", n_power_iterations)
+        require(self.n_power_iterations > 0, f"{called} needs n_power_iterations >= 1, got {n_power_iterations!r}")
+        self.eps = float(eps)
+        self.rows = 0
+
+    @abc.abstractmethod
+    def measured(self, value: Tensor) -> float:
+        """The norm of ``value``, exact, from nothing but the value; infinite where a number is not finite."""
+
+    @abc.abstractmethod
+    def cold_state(self, value: Tensor) -> tuple[Tensor, ...]:
+        """The converged state of ``value``, without a start."""
+
+    @abc.abstractmethod
+    def described_beside(self) -> dict[str, object]:
+        """The settings beside norm and bound that are not at their defaults."""
+
+    def settings(self) -> dict[str, object]:
+        """Norm or bound, and what is not at its default."""
+        target: dict[str, object] = {"norm": self.norm} if self.bound is None else {"bound": self.bound}
+        given = {"n_power_iterations": self.n_power_iterations, "eps": self.eps}
+        defaults = {"n_power_iterations": 1, "eps": 1e-12}
+        others = {name: number for name, number in given.items() if number != defaults[name]}
+        return target | others | self.described_beside()
+
+    def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
+        """The value for given ``u`` and ``v``."""
+        settings = (self.rows, self.target(), self.eps, self.bound is not None)
+        value: Tensor = SigmaScaling.apply(raw, state[0], state[1], *settings)[0]  # type: ignore[no-untyped-call]
+        return value
+
+    def target(self) -> float:
+        """The norm or the bound."""
+        return self.norm if self.bound is None else self.bound
+
+    def sets_norm(self, norm: float) -> bool:
+        """Whether the largest singular value is set to ``norm``, and not capped."""
+        return self.bound is None and self.norm == norm
+
+    def right_inverse(self, value: Tensor) -> Preimage:
+        """The value itself, with converged state; a zero weight whose norm is set gets one along ``u`` and ``v``.
+
+        Only a weight whose numbers are so large or small that squares would not be numbers is scaled.
+        """
+        state = self.cold_state(value)
+        u, v = state[:2]
+        sigma = float(sigma_along(as_matrix(value, self.rows), u, v))
+        low = 0.0 if self.bound is not None else max(SAFE[0], 1e3 * self.eps)
+        if low <= sigma <= SAFE[1] or not math.isfinite(sigma):
+            return Preimage((value,), state)
+        if sigma > 0:
+            return Preimage((value * (self.target() / sigma),), state)
+        along = like_weight(torch.atleast_2d(u).t() @ torch.atleast_2d(v), value, self.rows)
+        state = self.cold_state(along)
+        sigma = float(sigma_along(as_matrix(along, self.rows), *state[:2]))
+        return Preimage((along * (self.target() / sigma),), state)
+
+    def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
+        """How much the largest singular value differs from the norm, or exceeds the bound, relatively."""
+        ratio = self.measured(value) / self.target()
+        return abs(ratio - 1) if self.bound is None else max(0.0, ratio - 1)
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """The accuracy of the settled state, or of the dtype."""
+        return max(1e-3, float(torch.finfo(dtype).eps))
+
+    def scales_up(self, value: Tensor) -> bool:
+        """Whether the norm is set above the value's."""
+        if self.bound is not None:
+            return False
+        u, v = self.cold_state(value)[:2]
+        sigma = sigma_along(as_matrix(value, self.rows), u, v)
+        return float(sigma) < self.target() * (1 - self.tolerance(value.dtype))
