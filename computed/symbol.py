@@ -13,9 +13,16 @@ Reference: Sedghi, Gupta and Long, "The singular values of convolutional layers"
 "Multirate systems and filter banks", 1993, section 4.3, for the phases.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Points of the grid of angles in each dimension: three a tap. A squared norm is a trigonometric polynomial of degree
+# k - 1, whose peaks are no narrower than pi / (k - 1), so that a point of the grid lies on the slope of each.
+LEAST_POINTS = 8
+WINDOW_POINTS = 9  # a dimension, where the peak beside an angle is sought
 
 
 def polyphase(weight: Tensor, groups: int, stride: list[int]) -> Tensor:
@@ -71,3 +78,52 @@ def response(kernel: Tensor, u: Tensor, v: Tensor) -> Tensor:
     each = (left.unsqueeze(1) * right.unsqueeze(0).unsqueeze(-1)).sum(2)
     # (a - ib)(c + id) = ac + bd + i(ad - bc)
     return torch.stack([each[0, 0] + each[1, 1], each[0, 1] - each[1, 0]])
+
+
+def points_of(taps: list[int], stride: list[int], least: int = LEAST_POINTS) -> list[int]:
+    """How many points the grid of angles has in each dimension, for a weight with ``taps`` and ``stride``."""
+    points: list[int] = []
+    for size, step in zip(taps, stride):  # noqa: B905 - TorchScript knows no strict
+        lags = (size + step - 1) // step
+        points.append(1 if lags == 1 else max(least, 3 * lags))
+    return points
+
+
+def half_grid(points: list[int], like: Tensor) -> Tensor:
+    """The angles (points, dims) of a grid, without those whose negatives are there: their symbols are conjugate."""
+    sizes = points[:-1]
+    sizes.append(points[-1] // 2 + 1)
+    turn = torch.tensor([2 * math.pi / size for size in points], dtype=like.dtype, device=like.device)
+    return lattice(sizes, like) * turn
+
+
+def nearby_peak(lags: Tensor, angle: Tensor, places: Tensor, width: Tensor, half: int = WINDOW_POINTS // 2) -> Tensor:
+    """The angle within ``width`` (dims) of ``angle`` at which the polynomial with coefficients ``lags`` is largest."""
+    side = 2 * half + 1
+    # the centre comes first, so that it is what ties leave
+    steps = (lattice([side] * angle.shape[0], angle) + half).remainder(side) / half - 1.0
+    around = angle + steps * width
+    wave = waves(around, places)
+    real = wave[0] @ lags[0] - wave[1] @ lags[1]
+    imaginary = wave[0] @ lags[1] + wave[1] @ lags[0]
+    best = (real.square() + imaginary.square()).argmax()
+    return around.index_select(0, best.reshape(1)).squeeze(0)
+
+
+def at_angle(kernel: Tensor, angle: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """The wave (2, q) of an angle (dims) on the lags, and the symbol there in its real form."""
+    wave = waves(angle.unsqueeze(0), places).squeeze(1)
+    return wave, real_form(kernel, wave)
+
+
+def in_weight(
+    kernel: Tensor, group: Tensor, u: Tensor, v: Tensor, wave: Tensor, taps: list[int], stride: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Vectors of one symbol as ``u`` (2, rows) and ``v`` (2, columns) of the weight: ``sigma = sum_j u_j W v_j``.
+
+    ``W`` (groups * out, in * k) is the weight as a matrix; rows of other groups than ``group`` are zero in ``u``.
+    """
+    chosen = torch.arange(kernel.shape[0], device=u.device) == group
+    rows = (u.unflatten(0, [2, -1]).unsqueeze(1) * chosen.to(u.dtype).unsqueeze(1)).flatten(1)
+    lags = [(size + step - 1) // step for size, step in zip(taps, stride)]  # noqa: B905
+    return rows, weight_order(on_taps(v, wave).unflatten(2, lags), taps, stride)

@@ -1,4 +1,4 @@
-"""Where the symbol of a convolution is largest: found anew for eval, followed on a grid of waves in training."""
+"""Where the symbol of a convolution is largest, found from the weight alone."""
 
 import math
 
@@ -7,11 +7,8 @@ from torch import Tensor
 
 from computed.linalg import scaled_to_one
 from computed.singular_values import MIXED_IN, even, generic, leading_vectors, power_steps, unit
-from computed.symbol import lattice, on_taps, polyphase, real_form, response, waves, weight_order
+from computed.symbol import at_angle, half_grid, in_weight, lattice, nearby_peak, points_of, polyphase, response, waves
 
-# Points of the grid of angles in each dimension: three a tap. A squared norm is a trigonometric polynomial of degree
-# k - 1, whose peaks are no narrower than pi / (k - 1), so that a point of the grid lies on the slope of each.
-LEAST_POINTS = 8
 # How many of the grid's largest are followed towards their peaks, through how many windows, and then the largest of
 # them through how many; each is so much narrower than the last, and has so many points a dimension. On 400 random
 # kernels of up to 7 x 7 taps, strides to 3 and 4 groups, no peak was missed, and sigma was off by 8e-5 at most (by 4e-4
@@ -20,67 +17,11 @@ FOLLOWED = 4
 APPROACH = 4
 WINDOWS = 20
 NARROWER = 1.3
-WINDOW_POINTS = 9
 # Up to this side the grid's norms are exact; above they are ranked after so many power steps.
 EXACT_SIDE = 64
 RANKING_STEPS = 16
 # How many numbers may stand in memory as symbols at a time.
 CHUNK = 1 << 24
-
-
-def points_of(taps: list[int], stride: list[int], least: int = LEAST_POINTS) -> list[int]:
-    """How many points the grid of angles has in each dimension, for a weight with ``taps`` and ``stride``."""
-    points: list[int] = []
-    for size, step in zip(taps, stride):  # noqa: B905 - TorchScript knows no strict
-        lags = (size + step - 1) // step
-        points.append(1 if lags == 1 else max(least, 3 * lags))
-    return points
-
-
-def grid_shape(taps: list[int], width: int, groups: int, stride: list[int]) -> list[int]:
-    """Groups, inputs and points of the waves that `follow` takes, for a weight (groups * out, width, *taps)."""
-    phases = math.prod(stride)
-    return [groups, width * phases, math.prod(points_of(taps, stride))]
-
-
-def half_grid(points: list[int], like: Tensor) -> Tensor:
-    """The angles (points, dims) of a grid, without those whose negatives are there: their symbols are conjugate."""
-    sizes = points[:-1]
-    sizes.append(points[-1] // 2 + 1)
-    turn = torch.tensor([2 * math.pi / size for size in points], dtype=like.dtype, device=like.device)
-    return lattice(sizes, like) * turn
-
-
-def nearby_peak(lags: Tensor, angle: Tensor, places: Tensor, width: Tensor, half: int = WINDOW_POINTS // 2) -> Tensor:
-    """The angle within ``width`` (dims) of ``angle`` at which the polynomial with coefficients ``lags`` is largest."""
-    side = 2 * half + 1
-    # the centre comes first, so that it is what ties leave
-    steps = (lattice([side] * angle.shape[0], angle) + half).remainder(side) / half - 1.0
-    around = angle + steps * width
-    wave = waves(around, places)
-    real = wave[0] @ lags[0] - wave[1] @ lags[1]
-    imaginary = wave[0] @ lags[1] + wave[1] @ lags[0]
-    best = (real.square() + imaginary.square()).argmax()
-    return around.index_select(0, best.reshape(1)).squeeze(0)
-
-
-def at_angle(kernel: Tensor, angle: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """The wave (2, q) of an angle (dims) on the lags, and the symbol there in its real form."""
-    wave = waves(angle.unsqueeze(0), places).squeeze(1)
-    return wave, real_form(kernel, wave)
-
-
-def in_weight(
-    kernel: Tensor, group: Tensor, u: Tensor, v: Tensor, wave: Tensor, taps: list[int], stride: list[int]
-) -> tuple[Tensor, Tensor]:
-    """Vectors of one symbol as ``u`` (2, rows) and ``v`` (2, columns) of the weight: ``sigma = sum_j u_j W v_j``.
-
-    ``W`` (groups * out, in * k) is the weight as a matrix; rows of other groups than ``group`` are zero in ``u``.
-    """
-    chosen = torch.arange(kernel.shape[0], device=u.device) == group
-    rows = (u.unflatten(0, [2, -1]).unsqueeze(1) * chosen.to(u.dtype).unsqueeze(1)).flatten(1)
-    lags = [(size + step - 1) // step for size, step in zip(taps, stride)]  # noqa: B905
-    return rows, weight_order(on_taps(v, wave).unflatten(2, lags), taps, stride)
 
 
 def leading_waves(weight: Tensor, groups: int, stride: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -179,77 +120,3 @@ def start_of(kernel: Tensor, group: Tensor, v: Tensor, angle: Tensor, points: li
     start = chosen[:, None, None] * leading
     others = generic(start.flatten()).unflatten(0, list(start.shape))
     return unit((start / len(cosine) ** 0.5 + MIXED_IN * others).flatten(), even(start.flatten())).view_as(start)
-
-
-def shifts(points: list[int], lags: list[int], sign: int, like: Tensor) -> Tensor:
-    """Where each point of a periodic grid is after each lag: indices (lags * points)."""
-    at = lattice(points, like).unsqueeze(0) + sign * lattice(lags, like).unsqueeze(1)
-    index = torch.zeros_like(at[:, :, 0])
-    for dim, size in enumerate(points):
-        index = index * size + at[:, :, dim].remainder(size)
-    return index.flatten().long()
-
-
-def grid_steps(kernel: Tensor, grid: Tensor, points: list[int], steps: int) -> Tensor:
-    """Steps of the power iteration of the periodic operator of a kernel (groups, out, in, *q) on a grid of waves."""
-    lags = list(kernel.shape[3:])
-    forth, back = shifts(points, lags, 1, kernel), shifts(points, lags, -1, kernel)
-    size = len(forth) // grid.shape[2]
-    there = kernel.flatten(2)
-    again = kernel.flatten(3).transpose(1, 2).flatten(2)
-    for _ in range(steps):
-        seen = grid.index_select(2, forth).unflatten(2, [size, -1]).flatten(1, 2)
-        back_seen = (there @ seen).index_select(2, back).unflatten(2, [size, -1]).flatten(1, 2)
-        grid = unit((again @ back_seen).flatten(), grid.flatten()).view_as(grid)
-    return grid
-
-
-def follow(
-    weight: Tensor, u: Tensor, v: Tensor, angle: Tensor, grid: Tensor, groups: int, stride: list[int], steps: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``u``, ``v``, angle and waves (groups, in, points) after some steps of the power iteration from these.
-
-    The larger is taken of two peaks: the one beside ``angle``, and the one beside the angle that most of the waves'
-    energy has gone to, which finds others when they grow.
-    """
-    taps = list(weight.shape[2:])
-    kernel, points = polyphase(weight, groups, stride), points_of(taps, stride)
-    grid = grid_steps(kernel, grid, points, steps)
-    places = lattice(list(kernel.shape[3:]), kernel)
-    kernel = kernel.flatten(3)
-    width = torch.tensor([math.pi / size for size in points], dtype=weight.dtype, device=weight.device)
-    group = u.unflatten(1, [groups, -1]).square().sum((0, 2)).argmax().reshape(1)
-    along = polyphase(v.unflatten(1, weight.shape[1:]), 1, stride).flatten(3)[0, :, :, 0].flatten()
-    kept = step_at(kernel, group, along, angle, places, width / 8, steps)
-    group, along, angle = loudest(grid, points)
-    found = step_at(kernel, group, along, angle, places, width, steps)
-    best = torch.stack([kept[0], found[0]]).argmax().reshape(1)
-    group, u, v, wave, angle = [
-        torch.stack([here, there]).index_select(0, best).squeeze(0)
-        for here, there in zip(kept[1:], found[1:])  # noqa: B905 - TorchScript knows no strict
-    ]
-    rows, columns = in_weight(kernel, group, u, v, wave, taps, stride)
-    return rows, columns, angle, grid
-
-
-def loudest(grid: Tensor, points: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """The group (1) and the angle (dims) with most energy in a grid of waves, and what is there as a vector (2 in)."""
-    angles = half_grid(points, grid)
-    spectrum = grid @ waves(angles, lattice(points, grid)).transpose(1, 2).unsqueeze(1)
-    largest = spectrum.square().sum((0, 2)).argmax()
-    group, which = (largest // angles.shape[0]).reshape(1), (largest % angles.shape[0]).reshape(1)
-    there = spectrum.index_select(1, group).index_select(3, which).flatten(1)
-    return group, torch.cat([there[0], -there[1]]), angles.index_select(0, which).squeeze(0)
-
-
-def step_at(
-    kernel: Tensor, group: Tensor, v: Tensor, angle: Tensor, places: Tensor, width: Tensor, steps: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Power steps from ``v`` at ``angle`` and at the peak beside it: norm, group, vectors, wave and angle there."""
-    part = kernel.index_select(0, group).squeeze(0)
-    symbol = at_angle(part, angle, places)[1]
-    u, v = power_steps(symbol, even(symbol[:, 0]), unit(v, even(v)), steps)
-    angle = nearby_peak(response(part, u, v), angle, places, width)
-    wave, symbol = at_angle(part, angle, places)
-    u, v = power_steps(symbol, u, v, steps)
-    return torch.dot(u, torch.mv(symbol, v)), group, u, v, wave, angle

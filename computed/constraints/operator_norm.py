@@ -12,7 +12,8 @@ from computed.constraints.sigma_scaling import scaled_by_sigma
 from computed.constraints.sigma_target import SigmaTarget
 from computed.linalg import in_double
 from computed.site import Convolution, Site
-from computed.symbol_peak import follow, grid_shape, leading_waves, operator_norm
+from computed.symbol_following import follow, grid_shape
+from computed.symbol_peak import leading_waves, operator_norm
 
 NAME = "operator_norm"
 

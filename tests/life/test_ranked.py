@@ -10,6 +10,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -436,12 +437,17 @@ def test_15_norm_of_a_linear():
     assert 1.01 < estimated < 2.0
 
 
-def test_15_norm_of_a_convolution():
-    """The norm of the weight as a matrix is set; that of the operator is above it, and nothing sets that yet."""
-    host = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular", bias=False)
-    layer = surgery.constrain(host, weight="spectral").eval()
-    assert norm(layer.weight.flatten(1)) == pytest.approx(1.0, abs=1e-5)
-    columns = layer(torch.eye(256).reshape(256, 4, 8, 8)).reshape(256, 256)
-    assert norm(columns) > 1.01
-    settings = [parameter.name for parameter in computed.catalogue()["spectral"].parameters]
-    assert settings == ["norm", "bound", "n_power_iterations", "eps", "dim"]
+@pytest.mark.parametrize(
+    "geometry",
+    [{}, {"stride": 2}, {"groups": 2}, {"padding_mode": "zeros"}],
+    ids=["plain", "stride", "groups", "zeros"],
+)
+def test_15_norm_of_a_convolution(geometry: dict[str, Any]):
+    """The operator's own norm, of the layer's whole matrix on 8 x 8 pixels: one, by which spectral misses it."""
+    host = nn.Conv2d(4, 4, 3, padding=1, bias=False, **{"padding_mode": "circular", **geometry})
+    pixels = torch.eye(256).reshape(256, 4, 8, 8)
+    by_matrix = surgery.constrain(copy.deepcopy(host), weight="spectral").eval()
+    assert norm(by_matrix.weight.flatten(1)) == pytest.approx(1.0, abs=1e-5)
+    assert norm(by_matrix(pixels).flatten(1)) > 1.01
+    layer = surgery.constrain(host, weight="operator_norm").eval()
+    assert 0.9 < norm(layer(pixels).flatten(1)) <= 1.001
