@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from computed.constraints.conversions import function as function
     from computed.controls import caching as caching
     from computed.controls import invalidate as invalidate
+    from computed.evaluating_once import evaluate_once as evaluate_once
     from computed.parameter import ComputedParameter as ComputedParameter
     from computed.registry import catalogue as catalogue
     from computed.site import Site as Site
@@ -27,6 +28,7 @@ _PLACES = {
     "Site": "computed.site",
     "caching": "computed.controls",
     "catalogue": "computed.registry",
+    "evaluate_once": "computed.evaluating_once",
     "function": "computed.constraints.conversions",
     "invalidate": "computed.controls",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "Site",
     "caching",
     "catalogue",
+    "evaluate_once",
     "function",
     "invalidate",
 ]

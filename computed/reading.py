@@ -9,6 +9,7 @@ from torch import Tensor
 from computed.constraint import Constraint
 from computed.epoch import CELL as EPOCH
 from computed.errors import ComputedParameterError
+from computed.evaluating_once import evaluates_once, note, noted
 from computed.evaluation import evaluate_traced, last_arguments, last_arguments_traced
 from computed.hold import flag_as_parameter, try_hold
 from computed.lending import Unwritable, lend
@@ -34,7 +35,7 @@ class Reading(Writing):
         counts is how many functions and objects it comes by, and a call more is a twentieth of it.
         """
         if is_dynamo_compiling():
-            return evaluate_in_graph(self)
+            return evaluate_for_dynamo(self)
         held = self._holds[self.training]
         if (
             held is not None
@@ -58,7 +59,7 @@ class Reading(Writing):
     def forward(self) -> Tensor:
         """The value; a graph records this call."""
         if is_dynamo_compiling():
-            return evaluate_in_graph(self)
+            return evaluate_for_dynamo(self)
         if torch.compiler.is_compiling():
             return evaluate_once_in_graph(self)
         return self._traced_value() if is_jit_tracing() else self._evaluated_value()
@@ -140,6 +141,18 @@ class Reading(Writing):
             arguments, states = last_arguments(self.links, self.raw_tensors(), training=self.training)
             self._keep_state(states, None)
             return arguments
+
+
+def evaluate_for_dynamo(parameter: Reading) -> Tensor:
+    """The value as a part of what Dynamo compiles; once in a block of `evaluate_once`."""
+    if not evaluates_once() or parameter._draws():
+        return evaluate_in_graph(parameter)
+    known = noted(id(parameter), training=parameter.training)
+    if known is not None:
+        return known
+    value = evaluate_in_graph(parameter)
+    note(id(parameter), value, training=parameter.training)
+    return value
 
 
 def evaluate_once_in_graph(parameter: Reading) -> Tensor:

@@ -35,8 +35,6 @@ from tests.architecture import ROOT
 
 PAGE = ROOT / "docs" / "peers.md"
 PINS = ROOT / "constraints-peers.txt"
-# what this library does not do yet; a probe that finds it done fails here, and its line goes
-NOT_YET = {"11c": WRONG}
 EVERY_PROBE = [pytest.param(probe, id=probe.label) for probe in PROBES]
 EVERY_LIBRARY = [pytest.param(library, id=library.package) for library in LIBRARIES]
 
@@ -147,7 +145,7 @@ def test_every_library_that_is_installed_is_asked(probe: Probe, library: Library
     assert len(str(found)) <= CELL
     assert found.fact or found.verdict == NOT_OFFERED
     if library is OURS:
-        assert found.verdict == NOT_YET.get(probe.label, RIGHT), found
+        assert found.verdict == RIGHT, found
 
 
 def test_fifteen_probes_ask_this_library_and_torch_for_a_test_each():
@@ -187,7 +185,7 @@ def test_the_page_is_of_these_probes():
     cells = [cell for _, _, *found, _ in rows for cell in found]
     assert [cell for cell in cells if not verdicts.fullmatch(cell) or len(cell) > CELL] == []
     ours = {row[0]: row[2].partition(":")[0] for row in rows}
-    assert {label: verdict for label, verdict in ours.items() if verdict != RIGHT} == NOT_YET
+    assert {label: verdict for label, verdict in ours.items() if verdict != RIGHT} == {}
 
 
 def test_the_page_says_when_on_what_and_with_which_versions():

@@ -345,12 +345,22 @@ class Loop(nn.Module):
         return x
 
 
-def test_11_a_loop_that_dynamo_reads():
-    """Dynamo follows each read and evaluates at each; what one noted for the next would be a side effect to it."""
-    model = surgery.apply_constraints(Loop(), {"cell.weight": computed.function(torch.sinh)})
+class OnceLoop(Loop):
+    """The same inside a block for what Dynamo reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with computed.evaluate_once():
+            return super().forward(x)
+
+
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects:UserWarning")
+@pytest.mark.parametrize(("loop", "evaluations"), [(OnceLoop, 1), (Loop, 100)], ids=["in the block", "without"])
+def test_11_a_loop_that_dynamo_reads(loop: type[nn.Module], evaluations: int):
+    """Dynamo follows each read and evaluates at each, but for those in a block that says that one is enough."""
+    model = surgery.apply_constraints(loop(), {"cell.weight": computed.function(torch.sinh)})
     program = torch.export.export(model.eval(), (torch.randn(2, 6),), strict=True)
     graphs = [module.graph for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule)]
-    assert sum(node.target is torch.ops.aten.sinh.default for graph in graphs for node in graph.nodes) == 100
+    assert sum(node.target is torch.ops.aten.sinh.default for graph in graphs for node in graph.nodes) == evaluations
 
 
 def test_11_a_loop_evaluates_once():
