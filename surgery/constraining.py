@@ -4,7 +4,7 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, overload
 
 from torch import nn
 from torch.optim import Optimizer
@@ -13,8 +13,9 @@ from surgery.errors import PlanError, SurgeryError
 from surgery.graph.applying import export_of, graph_of
 from surgery.graph.module import ConstrainedGraph
 from surgery.optimizers import Optimizers, listed
-from surgery.planned import apply_rows, check_route
+from surgery.planned import apply_rows
 from surgery.planning import Draft, Options, Rules, draft
+from surgery.routes import check_arguments, check_route
 
 logger = logging.getLogger("surgery")
 
@@ -22,8 +23,59 @@ Module = TypeVar("Module", bound=nn.Module)
 NOT_IN_A_NAME = frozenset("*?[]{}@:")
 
 
+@overload
 def apply_constraints(
     model: Module,
+    rules: Rules,
+    *,
+    via: Literal["tree"] = "tree",
+    optimizer: Optimizers = None,
+    strict: bool = True,
+    existing: str = "error",
+    tie: str = "share",
+    keep_undo: bool = True,
+    unsafe: bool = False,
+) -> Module: ...
+
+
+@overload
+def apply_constraints(
+    model: nn.Module,
+    rules: Rules,
+    *,
+    via: Literal["fx", "export"],
+    strict: bool = True,
+    existing: str = "error",
+    tie: str = "share",
+    unsafe: bool = False,
+    example: object = None,
+    dynamic_shapes: object = None,
+    hooks: str = "refuse",
+    lower: "Mapping[type[nn.Module], Callable[..., Any]] | None" = None,
+) -> ConstrainedGraph: ...
+
+
+@overload
+def apply_constraints(
+    model: nn.Module,
+    rules: Rules,
+    *,
+    via: str,
+    optimizer: Optimizers = None,
+    strict: bool = True,
+    existing: str = "error",
+    tie: str = "share",
+    keep_undo: bool = True,
+    unsafe: bool = False,
+    example: object = None,
+    dynamic_shapes: object = None,
+    hooks: str = "refuse",
+    lower: "Mapping[type[nn.Module], Callable[..., Any]] | None" = None,
+) -> nn.Module: ...
+
+
+def apply_constraints(
+    model: nn.Module,
     rules: Rules,
     *,
     via: str = "tree",
@@ -37,7 +89,7 @@ def apply_constraints(
     dynamic_shapes: object = None,
     hooks: str = "refuse",
     lower: "Mapping[type[nn.Module], Callable[..., Any]] | None" = None,
-) -> Module:
+) -> nn.Module:
     """Constrain the parameters that ``rules`` match; in place, returns the model; or in a new graph.
 
     Each pretrained weight is projected to the admissible value nearest to it where one is known, never thrown away.
@@ -80,12 +132,12 @@ def apply_constraints(
     check_route(via)
     options = Options(strict, existing, tie, measures=False, unsafe=unsafe)
     given = {"example": example, "dynamic_shapes": dynamic_shapes, "lower": lower}
-    _check_arguments(model, via, {**given, "optimizer": optimizer, "hooks": None if hooks == "refuse" else hooks})
+    check_arguments(model, via, {**given, "optimizer": optimizer, "hooks": None if hooks == "refuse" else hooks})
     if via == "fx":
-        return cast(Module, graph_of(model, rules, options, example=example, hooks=hooks, lower=lower))
+        return graph_of(model, rules, options, example=example, hooks=hooks, lower=lower)
     if via == "export":
         shapes = dynamic_shapes
-        return cast(Module, export_of(model, rules, options, example=example, dynamic_shapes=shapes, hooks=hooks))
+        return export_of(model, rules, options, example=example, dynamic_shapes=shapes, hooks=hooks)
     made = _apply(model, rules, options, keep_undo=keep_undo, optimizers=listed(optimizer))
     for advice in made.advice:
         logger.warning(advice)
@@ -158,30 +210,6 @@ def constrained(rules: Rules, **options: Any) -> Callable[[type[Module]], type[M
         return cls
 
     return decorate
-
-
-# which route each argument is for, and what to do instead
-ROUTES_OF = {
-    "example": (("fx", "export"), "is for a graph: pass via='fx' or via='export'"),
-    "hooks": (("fx", "export"), "is for a graph: pass via='fx' or via='export'"),
-    "lower": (("fx",), "is for via='fx', which traces what an author has written"),
-    "dynamic_shapes": (("export",), "is for via='export'; what is traced symbolically has no fixed shapes"),
-    "optimizer": (("tree",), "follows a change in place; a graph has new Parameters: make a new optimizer"),
-}
-
-
-def _check_arguments(model: nn.Module, via: str, given: Mapping[str, object]) -> None:
-    """Refuse arguments of other routes, and a graph where a tree is meant."""
-    if not isinstance(model, nn.Module):
-        raise SurgeryError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    for name, value in given.items():
-        routes, cure = ROUTES_OF[name]
-        if value is not None and via not in routes:
-            raise SurgeryError(f"{name}= {cure}")
-    if via == "tree" and isinstance(model, ConstrainedGraph):
-        raise SurgeryError(
-            "the model is a graph, which reads plain tensors by name: pass via='fx', which traces it anew"
-        )
 
 
 def _apply(

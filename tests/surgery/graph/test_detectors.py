@@ -538,6 +538,30 @@ def test_hooks_of_what_a_graph_does_not_call_are_refused_or_ignored(kind: str, p
     assert calls == [1]
 
 
+STATE_HOOKS = {
+    "register_load_state_dict_pre_hook": lambda *args: None,
+    "register_load_state_dict_post_hook": lambda *args: None,
+    "register_state_dict_pre_hook": lambda *args: None,
+    "register_state_dict_post_hook": lambda *args: None,
+}
+
+
+@pytest.mark.parametrize("register", STATE_HOOKS)
+@pytest.mark.parametrize("via", ["fx", "export"])
+def test_hooks_on_the_state_dict_of_the_root_are_refused_or_ignored(register: str, via: str):
+    """The root is another module in the graph, and its checkpoints would be read by other rules; parts keep theirs."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    getattr(model[0], register)(STATE_HOOKS[register])
+    example = (torch.randn(2, 3),)
+    surgery.apply_constraints(model, {"*.weight": "positive"}, via=via, example=example)
+    getattr(model, register)(STATE_HOOKS[register])
+    with pytest.raises(
+        surgery.TraceRefusedError, match=r"the model itself \(Sequential\) has .*state_dict.*hooks='ignore'"
+    ):
+        surgery.apply_constraints(model, {"*.weight": "positive"}, via=via, example=example)
+    surgery.apply_constraints(model, {"*.weight": "positive"}, via=via, example=example, hooks="ignore")
+
+
 @pytest.mark.parametrize("kind", HOOKED)
 def test_hooks_of_leaves_work_on(kind: str):
     model, calls = Deep(), []

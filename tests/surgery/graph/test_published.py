@@ -39,10 +39,10 @@ LENGTH = "if input_features.shape[-1] != expected_seq_length:"
 TORCH_INT = "torch.jit.is_tracing() and isinstance(x, torch.Tensor) else int(x)"
 KEYPOINTS = "for image_hidden_state in last_hidden_state"
 UNFOLDED = "else int(math.ceil(orig_height / patch_height) * patch_height)"
-SCAN = "ssm_state = torch.zeros( batch_size, intermediate_size, A.shape[-1]"
+LOAD_HOOKS = "has load_state_dict_pre_hooks"
 HOOKS = "has forward_hooks"  # transformers collects hidden states by them
 OPTIONAL = "the graph is not the model, it has"  # a module that is kept whole gives None where others give a tensor
-NO_PLACE = (HOOKS, OPTIONAL)
+NO_PLACE = (HOOKS, LOAD_HOOKS, OPTIONAL)
 
 
 class Published(NamedTuple):
@@ -349,7 +349,7 @@ PUBLISHED = {
         each(TRACES, NO_CONVOLUTION),
     ),
     "Mamba": Published(
-        "MambaModel", {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 40, "state_size": 4}, each(SCAN),
+        "MambaModel", {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 40, "state_size": 4}, each(LOAD_HOOKS),
     ),
 }  # fmt: skip
 
