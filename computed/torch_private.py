@@ -107,6 +107,12 @@ def is_jit_tracing() -> bool:
     return bool(_jit_tracing())
 
 
+def fx_patches_lifted() -> contextlib.AbstractContextManager[None]:
+    """Calls of modules are calls again, in the midst of a symbolic trace, which patches `nn.Module.__call__`."""
+    lifted: contextlib.AbstractContextManager[None] = _symbolic_trace._maybe_revert_all_patches()
+    return lifted
+
+
 def is_fx_tracing() -> bool:
     """Whether stock FX traces at this moment; a computed parameter must then be recorded as a call of its module."""
     return bool(_fx_tracing())

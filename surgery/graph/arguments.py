@@ -51,6 +51,11 @@ class Call:
         return [argument.value for argument in self.arguments if argument.traced]
 
     @property
+    def values(self) -> dict[str, Any]:
+        """The arguments that are inputs, by their names in the graph."""
+        return {argument.name: argument.value for argument in self.arguments if argument.traced}
+
+    @property
     def constants(self) -> dict[str, Any]:
         """The arguments that were given and are no tensors: the graph has them built in."""
         return {argument.name: argument.value for argument in self.arguments if not argument.traced}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.proxy import TracerBase
 
+NO_METHODS = frozenset(("shape", "ndim", "dtype", "device"))
 OWN = frozenset(("node", "tracer", "tensor", "refuse"))
 
 
@@ -16,6 +17,30 @@ class RecordedProxy(fx.Proxy):
     def __init__(self, node: fx.Node, tracer: TracerBase, refuse: Callable[[str], None]) -> None:
         vars(self)["refuse"] = refuse
         super().__init__(node, tracer)
+
+    def __getattr__(self, name: str) -> Any:
+        """What a branch may ask for is a node at once: ``len(x.shape)`` has to find it."""
+        if name in NO_METHODS:
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+        return super().__getattr__(name)
+
+    def __len__(self) -> int:
+        """That of a shape, where an example tells it."""
+        return int(self.decided.length_of(self))
+
+    def __int__(self) -> int:
+        """A size, where an example tells it."""
+        return int(self.decided.number_of(self))
+
+    def __index__(self) -> int:
+        """A size, where an example tells it."""
+        return int(self.decided.number_of(self))
+
+    @property
+    def decided(self) -> Any:
+        """Who knows about sizes."""
+        tracer: Any = self.tracer
+        return tracer.decisions
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse."""

@@ -79,6 +79,17 @@ def known_modes(*, training: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def called_modes() -> Iterator[None]:
+    """The modes of a call for its sizes, in the midst of a trace: no gradients and no autocast."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for kind in KINDS:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextlib.contextmanager
 def kept_generators() -> Iterator[None]:
     """Leave the random numbers of torch, Python and NumPy as they were."""
     torch_before, python_before, numpy_before = torch.get_rng_state(), random.getstate(), np.random.get_state()

@@ -1,7 +1,7 @@
 """Tracing a model whose parameters are computed: hosts are inlined, each value is one node."""
 
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from surgery.errors import TraceRefusedError
 from surgery.graph.arguments import Call
 from surgery.graph.attributes import Attributes
 from surgery.graph.constants import Constants
+from surgery.graph.deciding import Decisions, Example
 from surgery.graph.eager import EagerGuard
 from surgery.graph.locating import Spot, current_spot
 from surgery.graph.lowering import FORWARDS, OPERATIONS, Lowering, operation_under
@@ -59,6 +60,7 @@ class SurgeryTracer(fx.Tracer):
         self.attributes = Attributes([], [])
         self.constants = Constants(self.refuse)
         self.last: Spot | None = None
+        self.decisions = Decisions(None, self.create_proxy)
 
     def record(self, root: nn.Module, *, training: bool) -> fx.Graph:
         """The graph of ``root``, whose modules are in that mode.
@@ -69,6 +71,8 @@ class SurgeryTracer(fx.Tracer):
         self.names = {id(tensor): name for name, tensor in reversed(named)}
         self.proxies = {}
         self.attributes = Attributes.of(root)
+        example = Example(root, self.call.values) if self.call.by_example else None
+        self.decisions = Decisions(example, self.create_proxy)
         with known_modes(training=training), EagerGuard(self.names, self.refuse, self._written_constant):
             self.before = Surroundings.now()
             graph = self.trace(root)
@@ -162,6 +166,16 @@ class SurgeryTracer(fx.Tracer):
             node = self.create_node("get_attr", name, (), {})
             self.proxies[id(tensor)] = TensorProxy(node, self, self.refuse, tensor)
         return self.proxies[id(tensor)]
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A condition on sizes and dtypes is that of the example; any other is refused."""
+        found = self.decisions.condition(obj)
+        return super().to_bool(obj) if found is None else found
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """The entries of a shape are as many as on the example; any other is refused."""
+        length = self.decisions.length(obj)
+        return super().iter(obj) if length is None else iter([obj[i] for i in range(length)])  # type: ignore[index]
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """A parameter or buffer that is read is its node."""

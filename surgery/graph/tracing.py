@@ -30,6 +30,7 @@ WAYS_OUT = (
     "module's forward; via='export' with an example, which runs the model in one mode; a rule that exempts what is in "
     "it, so that the module is kept whole"
 )
+AN_EXAMPLE = "example=(args, kwargs), by which branches on sizes and dtypes are decided"
 
 
 def traced(
@@ -67,14 +68,14 @@ def recorded(tracer: SurgeryTracer, root: nn.Module, *, training: bool) -> fx.Gr
     except (
         Exception
     ) as error:  # every kind occurs: https://pytorch.org/docs/stable/fx.html#limitations-of-symbolic-tracing
-        raise tracer.refusal or TraceRefusedError(failure(error, root)) from error
+        raise tracer.refusal or TraceRefusedError(failure(error, root, by_example=tracer.call.by_example)) from error
     changed = tracer.attributes.changes()
     if changed:
         raise TraceRefusedError(f"{'; '.join(changed)}: a graph does not do that")
     return graph
 
 
-def failure(error: Exception, root: nn.Module) -> str:
+def failure(error: Exception, root: nn.Module, *, by_example: bool) -> str:
     """What to say of a trace that failed: where, why, and the ways out."""
     below = list(spots(error.__traceback__))
     where = f"{below[-1].told(root)}: " if below else ""
@@ -83,7 +84,7 @@ def failure(error: Exception, root: nn.Module) -> str:
     reason = str(error).splitlines()[0] if str(error) else ""
     return (
         f"{type(root).__name__} cannot be traced: {where}{type(error).__name__}: {reason}{torch_line}\n"
-        f"the model is untouched; {WAYS_OUT}"
+        f"the model is untouched; {WAYS_OUT if by_example else f'{WAYS_OUT}; {AN_EXAMPLE}'}"
     )
 
 

@@ -24,7 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:linear_cross_entropy. ``options`` ignored:UserWarning"),
 ]
 
-REFUSED = {"nn.AdaptiveLogSoftmaxWithLoss": "its forward indexes by the numbers of its targets"}
 NO_SCRIPT = {"nn.LinearCrossEntropyLoss": "torch's own function cannot be scripted"}
 SPEC = "positive"
 
@@ -77,10 +76,6 @@ def test_a_graph_does_what_the_tree_does(info: ModuleInfo, training: bool, size:
     """Outputs, gradients of inputs and raws, buffers; keys in the same order; the model is untouched."""
     for sample in samples(info, size, training=training):
         plain = built(info, sample, training=training)
-        if info.name in REFUSED:
-            with pytest.raises(surgery.TraceRefusedError, match="cannot be traced"):
-                by_both_routes(plain, sample)
-            return
         tree, graph = by_both_routes(plain, sample)
         assert list(graph.state_dict()) == list(tree.state_dict())
         assert [name for name, _ in graph.named_parameters()] == [name for name, _ in tree.named_parameters()]
@@ -100,8 +95,8 @@ def test_a_graph_does_what_the_tree_does(info: ModuleInfo, training: bool, size:
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("info", WITH_PARAMETERS, ids=lambda info: info.name)
 def test_a_graph_is_scripted(info: ModuleInfo, training: bool, size: str):
-    if info.name in REFUSED | NO_SCRIPT:
-        pytest.skip(f"{info.name}: {(REFUSED | NO_SCRIPT)[info.name]}")
+    if info.name in NO_SCRIPT:
+        pytest.skip(f"{info.name}: {NO_SCRIPT[info.name]}")
     for sample in samples(info, size, training=training)[: None if size == "full" else 1]:
         _, graph = by_both_routes(built(info, sample, training=training), sample)
         with warnings.catch_warnings():

@@ -113,17 +113,17 @@ class InTorch(Net):
 KINDS = [
     (OverLines, "if ( y.sum() > 0 ):", "control flow"),
     (InALambda, "return (lambda y: y if y.sum() > 0 else -y)(self.lin(x))", "control flow"),
-    (Length, "return self.lin(x) * len(x)", "'len' is not supported"),
+    (Length, "return self.lin(x) * len(x)", "len() is one of each call"),
     (Rows, "return torch.stack([self.lin(r) for r in x])", "cannot be iterated"),
     (Loop, "for r in x:", "cannot be iterated"),
     (Starred, "b, *rest = x.shape", "cannot be iterated"),
-    (Range, "for _ in range(x.shape[0]):", "cannot be interpreted as an integer"),
-    (Whole, "return self.lin(x) * int(x.sum())", "int()"),
+    (Range, "for _ in range(x.shape[0]):", "a number in Python is one of each call"),
+    (Whole, "return self.lin(x) * int(x.sum())", "a number in Python is one of each call"),
     (Item, "y[0] = 0", "item assignment"),
     (Asserting, 'assert x.sum() < 1e9, "too large"', "control flow"),
     (Conditional, "return self.lin(x) if x.shape[0] > 1 else x", "control flow"),
     (While, "while x.abs().max() > 1:", "control flow"),
-    (OfTheWeight, "return self.lin(x) * float(self.lin.weight.sum())", "float()"),
+    (OfTheWeight, "return self.lin(x) * float(self.lin.weight.sum())", "a number in Python is one of each call"),
     (InTorch, "return self.norm.forward(self.lin(x))", "in torch: nn/modules/batchnorm.py:"),
 ]
 

@@ -1,0 +1,13 @@
+"""What a graph has of a branch on sizes: that it is taken as on the example."""
+
+from torch.fx.node import has_side_effect
+
+
+def decided(condition: bool, expected: bool, told: str) -> None:
+    """Raise ValueError where a condition is not what it was on the example; TorchScript takes this too."""
+    if condition != expected:
+        raise ValueError(told)
+
+
+# nothing uses its result, and it must stay in the graph
+has_side_effect(decided)

@@ -1,0 +1,166 @@
+"""Branches on sizes and dtypes while a model is traced: decided as on the example, and asserted in the graph.
+
+Authors check the sizes of what they are given, and build shapes from those of what they have. A size that a branch asks
+for is found by running what the graph has so far on the example. What depends on the numbers in a tensor stays refused.
+"""
+
+import copy
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from computed.torch_private import fx_patches_lifted, tree_map, without_torch_function
+from surgery.graph.decided import decided
+from surgery.graph.locating import current_spot
+from surgery.graph.surroundings import called_modes, kept_generators
+
+ATTRIBUTES = frozenset(("shape", "ndim", "dtype", "device", "is_cuda", "layout"))
+METHODS = frozenset(
+    ("size", "dim", "ndimension", "numel", "nelement", "element_size", "is_floating_point", "is_complex", "__len__")
+)
+
+
+class UnknownHereError(Exception):
+    """The example does not tell."""
+
+
+class Example:
+    """The values of nodes on the example, evaluated when they are asked for."""
+
+    def __init__(self, root: nn.Module, inputs: Mapping[str, Any]) -> None:
+        self.root = root
+        self.inputs = inputs
+        self.values: dict[fx.Node, Any] = {}
+
+    def size_of(self, node: fx.Node) -> Any:
+        """The value of a node that depends on sizes and dtypes alone.
+
+        Errors: UnknownHereError for any other, and where what is before it does not run.
+        """
+        if not _is_about_sizes(node):
+            raise UnknownHereError
+        return self.value_of(node)
+
+    def value_of(self, node: fx.Node) -> Any:
+        """The value of a node.
+
+        Errors: UnknownHereError where what is before it does not run.
+        """
+        with fx_patches_lifted(), without_torch_function(), kept_generators(), called_modes():
+            try:
+                for each in _in_order(node):
+                    if each not in self.values:
+                        self.values[each] = self._evaluated(each)
+            except Exception as error:
+                raise UnknownHereError from error
+        return self.values[node]
+
+    def _evaluated(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return tree_map(_own, self.inputs[str(node.target)])
+        if node.op == "get_attr":
+            return _own(operator.attrgetter(str(node.target))(self.root))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        if node.op == "call_module":
+            return copy.deepcopy(self.root.get_submodule(str(node.target)))(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+class Decisions:
+    """What a trace asks for of sizes and dtypes, and what it records of the answers."""
+
+    def __init__(self, example: Example | None, record: Callable[..., fx.Proxy]) -> None:
+        self.example = example
+        self.record = record
+
+    def condition(self, proxy: fx.Proxy) -> bool | None:
+        """Whether a condition holds on the example, asserted; None where that is no matter of sizes."""
+        found = self._found(proxy)
+        if not isinstance(found, bool | int):
+            return None
+        truth = proxy if isinstance(found, bool) else self._called(operator.ne, proxy, 0)
+        self._assert(truth, bool(found))
+        return bool(found)
+
+    def length(self, proxy: fx.Proxy) -> int | None:
+        """How many entries a shape, tuple or list has on the example, asserted; None where it is none."""
+        found = self._found(proxy, by_sizes=False)
+        if not isinstance(found, tuple | list):
+            return None
+        self._assert(self._called(operator.eq, self._called(len, proxy), len(found)), True)
+        return len(found)
+
+    def number(self, proxy: fx.Proxy) -> int | None:
+        """A whole number on the example, asserted: a size that code counts with is fixed. None where it is no size."""
+        found = self._found(proxy)
+        if not isinstance(found, int | float):
+            return None
+        self._assert(self._called(operator.eq, proxy, found), True)
+        return int(found)
+
+    def length_of(self, proxy: fx.Proxy) -> int:
+        """`length`, or TraceError."""
+        return _known(self.length(proxy), "len()")
+
+    def number_of(self, proxy: fx.Proxy) -> int:
+        """`number`, or TraceError."""
+        return _known(self.number(proxy), "a number in Python")
+
+    def _found(self, proxy: fx.Proxy, *, by_sizes: bool = True) -> Any:
+        if self.example is None:
+            return None
+        try:
+            return self.example.size_of(proxy.node) if by_sizes else self.example.value_of(proxy.node)
+        except UnknownHereError:
+            return None
+
+    def _called(self, function: Callable[..., Any], *args: Any) -> fx.Proxy:
+        return self.record("call_function", function, args, {})
+
+    def _assert(self, truth: fx.Proxy, expected: bool) -> None:
+        spot = current_spot(self.example.root) if self.example is not None else None
+        code = f": `{spot.statement}`" if spot is not None else ""
+        self._called(decided, truth, expected, f"the model took another branch on the example of its graph{code}")
+
+
+def _known(number: int | None, called: str) -> int:
+    if number is None:
+        raise fx.proxy.TraceError(
+            f"{called} is one of each call, and a graph would have one for all; that of a size is known from an example"
+        )
+    return number
+
+
+def _own(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _is_about_sizes(node: fx.Node) -> bool:
+    """Whether a node is computed from sizes and dtypes of tensors, and from nothing else of them."""
+    if _asks(node):
+        return True
+    if node.op != "call_function" or not node.all_input_nodes:
+        return False
+    return all(map(_is_about_sizes, node.all_input_nodes))
+
+
+def _asks(node: fx.Node) -> bool:
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in ATTRIBUTES
+    return node.op == "call_method" and node.target in METHODS
+
+
+def _in_order(node: fx.Node) -> list[fx.Node]:
+    """A node and all that it is computed from, each behind its arguments."""
+    needed, open_ = {node}, [node]
+    while open_:
+        for one in open_.pop().all_input_nodes:
+            if one not in needed:
+                needed.add(one)
+                open_.append(one)
+    return [one for one in node.graph.nodes if one in needed]
