@@ -42,12 +42,20 @@ def grid_steps(kernel: Tensor, grid: Tensor, points: list[int], steps: int) -> T
 
 
 def follow(
-    weight: Tensor, u: Tensor, v: Tensor, angle: Tensor, grid: Tensor, groups: int, stride: list[int], steps: int
+    weight: Tensor,
+    u: Tensor,
+    v: Tensor,
+    angle: Tensor,
+    grid: Tensor,
+    groups: int,
+    stride: list[int],
+    steps: int,
+    clearly: float = 1e-4,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``u``, ``v``, angle and waves (groups, in, points) after some steps of the power iteration from these.
 
-    The larger is taken of two peaks: the one beside ``angle``, and the one beside the angle that most of the waves'
-    energy has gone to, which finds others when they grow.
+    It is the peak beside ``angle``, or, where that is ``clearly`` larger, the one beside the angle that most of the
+    waves' energy has gone to, which finds others when they grow.
     """
     taps = list(weight.shape[2:])
     kernel, points = polyphase(weight, groups, stride), points_of(taps, stride)
@@ -60,7 +68,8 @@ def follow(
     kept = step_at(kernel, group, along, angle, places, width / 8, steps)
     group, along, angle = loudest(grid, points)
     found = step_at(kernel, group, along, angle, places, width, steps)
-    best = torch.stack([kept[0], found[0]]).argmax().reshape(1)
+    # where both are one peak, rounding must not decide whose vectors count
+    best = (found[0] > kept[0] * (1 + clearly)).long().reshape(1)
     group, u, v, wave, angle = [
         torch.stack([here, there]).index_select(0, best).squeeze(0)
         for here, there in zip(kept[1:], found[1:])  # noqa: B905 - TorchScript knows no strict

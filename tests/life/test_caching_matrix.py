@@ -28,8 +28,8 @@ WIDTH = 4
 CHAINS = ("symmetric | spectral(bound=0.5)", "weight_norm | lora(2, seed=1)")
 NAMES = {
     "small": (
-        "spectral", "spectral, bound", "orthogonal", "positive", "greater_than", "interval", "unit_norm",
-        "weight_norm", "symmetric", "skew", "lora", "function, inverse", CHAINS[0],
+        "spectral", "spectral, bound", "operator_norm", "orthogonal", "positive", "greater_than", "interval",
+        "unit_norm", "weight_norm", "symmetric", "skew", "lora", "function, inverse", CHAINS[0],
     ),
     "full": (*CONSTRAINTS, *CHAINS),
 }  # fmt: skip

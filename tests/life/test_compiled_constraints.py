@@ -79,7 +79,10 @@ def history(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Iterator[tuple
     yield from ((name, value.clone()) for name, value in model.state_dict().items())
 
 
-ONE_OF_A_FAMILY = ("spectral, bound", "orthogonal", "interval", "unit_norm", "weight_norm", "skew", "lora", CHAINS[0])
+ONE_OF_A_FAMILY = (
+    *("spectral, bound", "operator_norm", "orthogonal", "interval", "unit_norm", "weight_norm", "skew", "lora"),
+    CHAINS[0],
+)
 BACKENDS = {
     "small": [("aot_eager", ONE_OF_A_FAMILY)],
     "full": [("aot_eager", NAMES), ("inductor", NAMES)],

@@ -47,6 +47,8 @@ FORMULAS: dict[str, Callable[[Raws], Tensor]] = {
     "spectral, norm 3": lambda raws: 3 * raws["raw"] / torch.linalg.matrix_norm(raws["raw"], 2),
     "spectral, bound": lambda raws: capped(raws["raw"], 0.5),
     "spectral, loose bound": lambda raws: raws["raw"] * 1.0,
+    "operator_norm": lambda raws: raws["raw"] / torch.linalg.matrix_norm(raws["raw"], 2),
+    "operator_norm, bound": lambda raws: capped(raws["raw"], 0.5),
     "positive": lambda raws: F.softplus(raws["raw"]),
     "greater_than": lambda raws: 1 + F.softplus(raws["raw"]),
     "greater_than, negative": lambda raws: F.softplus(raws["raw"]) - 0.3,
@@ -99,7 +101,10 @@ def test_values_and_gradients_are_those_of_the_formula(name: str, dtype: torch.d
     expected = FORMULAS[name](raws)
     exact = expected.detach()
     size, wide = float(exact.abs().max()), torch.promote_types(dtype, torch.float32)
-    rounding, converged = float(torch.finfo(dtype).eps), 1e-3 if "spectral" in name else 0.0
+    rounding, converged = (
+        float(torch.finfo(dtype).eps),
+        1e-3 if name.startswith("operator_norm") or "spectral" in name else 0.0,
+    )
     with torch.no_grad():
         before = evaluate(weight.links, list(weight.raws.values()), wide, training=False)[0]
     assert before.dtype is wide

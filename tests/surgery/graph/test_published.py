@@ -25,24 +25,21 @@ transformers = pytest.importorskip("transformers", reason="transformers is in th
 TRACES = "it is a graph"
 
 # what stands in the way, as the error tells it: the statement, or what was found
-CHANNELS = "if num_channels != self.num_channels:"
-DTYPE = "pixel_values.dtype != expected_dtype"
-HEADS = "hidden_shape = (*input_shape, -1, self."
-CAUSAL = "is_causal = q_length > 1 and attention_mask is None and is_causal"
-MASK = "if (q_length == 1 or kv_length == q_length) and"
-PADDING = "if width % self.patch_size[1] != 0:"
-PADDED = "was_padded = pad_values[3] > 0 or pad_values[5] > 0"
 WINDOW = "if min(input_resolution) <= self.window_size:"
-STRIDES = "if in_height % stride_height == 0:"
-HEIGHT = "in_height = int(features.shape[-2])"
-LENGTH = "if input_features.shape[-1] != expected_seq_length:"
-TORCH_INT = "torch.jit.is_tracing() and isinstance(x, torch.Tensor) else int(x)"
+WINDOW_SET = "sets self.window_size: a graph does not do that"
+PADDED = "was_padded = pad_values[3] > 0 or pad_values[5] > 0"
+BIASES_SET = "sets self.attention_bias_cache"
+NOISE = "noise = torch.rand(batch_size, seq_length, device=sequence.device)"
+QUANTIZERS = "n_quantizers[:n_dropout] = dropout[:n_dropout]"
 KEYPOINTS = "for image_hidden_state in last_hidden_state"
-UNFOLDED = "else int(math.ceil(orig_height / patch_height) * patch_height)"
+LOWEST = "min_dtype = torch.finfo(key.dtype).min"
+DROPPED = "draws random numbers from torch"
+CACHE_GIVEN = "past_key_values=past_key_values"  # to a module that is kept whole
+CACHE = "argument of type: <class 'transformers.cache_utils."  # in what the model returns
 LOAD_HOOKS = "has load_state_dict_pre_hooks"
 HOOKS = "has forward_hooks"  # transformers collects hidden states by them
 OPTIONAL = "the graph is not the model, it has"  # a module that is kept whole gives None where others give a tensor
-NO_PLACE = (HOOKS, LOAD_HOOKS, OPTIONAL)
+NO_PLACE = (CACHE, HOOKS, LOAD_HOOKS, OPTIONAL)
 
 
 class Published(NamedTuple):
@@ -95,34 +92,36 @@ DEPTH = {
 PUBLISHED = {
     "ResNet": Published(
         "ResNetModel", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"},
-        each(CHANNELS, NO_LINEAR, deep=TRACES),
+        each(TRACES, NO_LINEAR),
     ),
     "ResNet classifier": Published(
         "ResNetForImageClassification", {
             "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3,
         },
-        each(CHANNELS, linear=TRACES, deep=TRACES),
+        each(TRACES),
     ),
     "RegNet": Published(
         "RegNetModel", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 4},
-        each(CHANNELS, NO_LINEAR, deep=TRACES),
+        each(TRACES, NO_LINEAR),
     ),
     **alike(
         {"ConvNext": "ConvNextModel", "ConvNextV2": "ConvNextV2Model"},
         {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "drop_path_rate": 0.3},
-        each(CHANNELS, linear=TRACES, deep=TRACES),
+        each(TRACES),
     ),
     "DINOv3 ConvNext": Published(
         "DINOv3ConvNextModel", {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "drop_path_rate": 0.3},
         each(TRACES),
     ),
-    "MobileNetV1": Published("MobileNetV1Model", {"depth_multiplier": 0.25, "min_depth": 8}, each(STRIDES, NO_LINEAR)),
+    **alike(
+        {"MobileNetV1": "MobileNetV1Model", "MobileNetV2": "MobileNetV2Model"},
+        {"depth_multiplier": 0.25, "min_depth": 8}, each(TRACES, NO_LINEAR),
+    ),
     **alike(
         {"MobileNetV1 padded evenly": "MobileNetV1Model", "MobileNetV2 padded evenly": "MobileNetV2Model"},
         {"depth_multiplier": 0.25, "min_depth": 8, "tf_padding": False},
         each(TRACES, NO_LINEAR),
     ),
-    "MobileNetV2": Published("MobileNetV2Model", {"depth_multiplier": 0.25, "min_depth": 8}, each(HEIGHT, NO_LINEAR)),
     "EfficientNet": Published(
         "EfficientNetModel", {
             "width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32, "hidden_dim": 320,
@@ -142,14 +141,14 @@ PUBLISHED = {
         "BitModel", {
             "embedding_size": 8, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 4, "drop_path_rate": 0.3,
         },
-        each(CHANNELS, NO_LINEAR, deep=TRACES),
+        each(TRACES, NO_LINEAR),
     ),
     "LeViT": Published(
         "LevitModel", {
             "image_size": 64, "hidden_sizes": [16, 16, 16], "num_attention_heads": [2, 2, 2], "depths": [1, 1, 1],
             "key_dim": [4, 4, 4], "attention_ratio": [2, 2, 2], "mlp_ratio": [2, 2, 2],
         },
-        each(CHANNELS, linear="self.attention_bias_cache", deep=TRACES),
+        each(TRACES, everything=BIASES_SET, linear=BIASES_SET),
     ),
     "CvT": Published(
         "CvtModel", {
@@ -159,50 +158,51 @@ PUBLISHED = {
         },
         each(TRACES),
     ),
-    "SegFormer": Published("SegformerModel", FOUR | {"decoder_hidden_size": 8}, each(HEADS, deep=TRACES)),
+    "SegFormer": Published("SegformerModel", FOUR | {"decoder_hidden_size": 8}, each(TRACES)),
     "Swin": Published(
         "SwinModel", {
             "image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4,
         },
-        each(PADDING, linear=WINDOW, deep=WINDOW),
+        each(WINDOW, everything=WINDOW_SET, convolutions=OPTIONAL),
     ),
     "Swinv2": Published(
         "Swinv2Model", {
             "image_size": 32, "patch_size": 4, "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4,
         },
-        each(PADDING, linear=PADDED, deep=PADDED),
+        each(TRACES, linear=PADDED, deep=PADDED),
     ),
     "Swin2SR": Published(
         "Swin2SRModel", {"image_size": 16, "embed_dim": 8, "depths": [1], "num_heads": [1], "window_size": 4},
-        each(PADDED, convolutions=TRACES, deep=TRACES),
+        each(TRACES, linear=PADDED),
     ),
     **alike(
         {"DINOv2": "Dinov2Model", "DINOv2 with registers": "Dinov2WithRegistersModel"}, VIT | {"drop_path_rate": 0.3},
-        each(CHANNELS, linear=HEADS, deep=TRACES),
+        each(TRACES, convolutions=OPTIONAL),
     ),
-    "DINOv3": Published("DINOv3ViTModel", VIT, each(CAUSAL, convolutions=OPTIONAL, deep=TRACES)),
+    "DINOv3": Published("DINOv3ViTModel", VIT, each(TRACES, convolutions=OPTIONAL)),
     **alike(
-        {"BEiT": "BeitModel", "ViTMAE": "ViTMAEModel", "Data2VecVision": "Data2VecVisionModel"}, VIT,
-        each(CHANNELS, linear=HEADS, deep=TRACES),
+        {
+            "BEiT": "BeitModel", "Data2VecVision": "Data2VecVisionModel", "DeiT": "DeiTModel", "ViT": "ViTModel",
+            "I-JEPA": "IJepaModel", "ViTMSN": "ViTMSNModel", "CLIP vision": "CLIPVisionModel",
+            "SigLIP vision": "SiglipVisionModel", "AIMv2 vision": "Aimv2VisionModel", "BLIP vision": "BlipVisionModel",
+        },
+        VIT, each(TRACES),
     ),
-    **alike(
-        {"DeiT": "DeiTModel", "ViT": "ViTModel", "I-JEPA": "IJepaModel", "ViTMSN": "ViTMSNModel"}, VIT,
-        each(DTYPE),
-    ),
-    "ViT classifier": Published("ViTForImageClassification", VIT, each(DTYPE, deep=OPTIONAL)),
+    "ViT classifier": Published("ViTForImageClassification", VIT, each(TRACES, deep=OPTIONAL)),
+    "ViTMAE": Published("ViTMAEModel", VIT, each(TRACES, everything=NOISE, convolutions=NOISE)),
     "ViTDet": Published(
         "VitDetModel", {
             "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
             "pretrain_image_size": 32,
         },
-        each(CHANNELS, linear=TRACES, deep=TRACES),
+        each(TRACES),
     ),
     "ViTPose": Published(
         "VitPoseBackbone", {
             "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": [32, 32],
             "patch_size": [8, 8],
         },
-        each(HOOKS, convolutions="if height != self.image_size[0] or width"),
+        each(HOOKS, convolutions=OPTIONAL),
     ),
     "Hiera": Published(
         "HieraModel", {
@@ -211,16 +211,15 @@ PUBLISHED = {
         },
         each(TRACES, ("everything", "convolutions")),
     ),
-    "PVT": Published(
-        "PvtModel", FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]}, each(CHANNELS, linear=TRACES, deep=TRACES),
+    **alike(
+        {"PVT": "PvtModel", "PVTv2": "PvtV2Model"}, FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]}, each(TRACES),
     ),
-    "PVTv2": Published("PvtV2Model", FOUR | {"image_size": 32, "mlp_ratios": [2, 2, 2, 2]}, each(TRACES)),
     "FocalNet": Published(
         "FocalNetModel", {
             "image_size": 32, "embed_dim": 8, "depths": [1, 1], "focal_levels": [2, 2], "focal_windows": [3, 3],
             "hidden_sizes": [8, 16],
         },
-        each(CHANNELS, linear=TRACES, deep=TRACES),
+        each(TRACES),
     ),
     "HGNetV2": Published(
         "HGNetV2ForImageClassification", {
@@ -229,7 +228,7 @@ PUBLISHED = {
             "stage_out_channels": [8, 16, 16, 16], "stage_num_blocks": [1, 1, 1, 1],
             "stage_numb_of_layers": [2, 2, 2, 2], "stage_kernel_size": [3, 3, 3, 3], "num_labels": 3,
         },
-        each(CHANNELS, linear=TRACES, deep=TRACES),
+        each(TRACES),
     ),
     "TextNet": Published(
         "TextNetModel", {
@@ -239,14 +238,14 @@ PUBLISHED = {
         },
         each(TRACES, NO_LINEAR),
     ),
-    "DPT": Published("DPTModel", VIT, each(TORCH_INT, linear=CAUSAL, deep=OPTIONAL)),
-    "GLPN": Published("GLPNModel", FOUR, each(HEADS, deep=TRACES)),
+    "DPT": Published("DPTModel", VIT, each(TRACES, linear=OPTIONAL, deep=OPTIONAL)),
+    "GLPN": Published("GLPNModel", FOUR, each(TRACES)),
     "MobileViT": Published(
         "MobileViTModel", {
             "image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 16],
             "num_attention_heads": 2,
         },
-        each(UNFOLDED, deep=TRACES),
+        each(TRACES),
     ),
     "MobileViTV2": Published(
         "MobileViTV2Model", {
@@ -267,71 +266,56 @@ PUBLISHED = {
         },
         each(KEYPOINTS, NO_LINEAR),
     ),
-    "CLIP vision": Published(
-        "CLIPVisionModel", VIT,
-        each("if not interpolate_pos_encoding and (height != self.image_size", linear=HEADS, deep=TRACES),
-    ),
-    **alike(
-        {"SigLIP vision": "SiglipVisionModel", "AIMv2 vision": "Aimv2VisionModel"}, VIT,
-        each(HEADS, convolutions=TRACES, deep=TRACES),
-    ),
-    "BLIP vision": Published("BlipVisionModel", VIT, each(TRACES)),
     "PPLCNet": Published("PPLCNetForImageClassification", {}, each(TRACES, linear=OPTIONAL, deep=OPTIONAL)),
     "DepthAnything": Published(
-        "DepthAnythingForDepthEstimation", DEPTH,
-        each(HOOKS, convolutions=CHANNELS, deep="predicted_depth = nn.functional.interpolate("),
+        "DepthAnythingForDepthEstimation", DEPTH, each(TRACES, everything=HOOKS, linear=HOOKS),
     ),
     "RT-DETR ResNet": Published(
         "RTDetrResNetBackbone", {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
-        each(CHANNELS, NO_LINEAR, deep=TRACES),
+        each(TRACES, NO_LINEAR),
     ),
-    "YOLOS": Published(
-        "YolosModel", VIT | {"image_size": [32, 32], "num_detection_tokens": 4},
-        each(CHANNELS, linear=CAUSAL, deep=TRACES),
-    ),
+    "YOLOS": Published("YolosModel", VIT | {"image_size": [32, 32], "num_detection_tokens": 4}, each(TRACES)),
     "SAM vision": Published(
         "SamVisionModel", {
             "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8,
             "output_channels": 8, "global_attn_indexes": [0], "mlp_dim": 16, "window_size": 2,
         },
-        each(CHANNELS, linear="max_rel_dist = int(2 * max(q_size, k_size) - 1)", deep=TRACES),
+        each(TRACES),
     ),
     "DAC": Published(
         "DacModel", {
             "encoder_hidden_size": 8, "downsampling_ratios": [2, 2], "decoder_hidden_size": 16, "n_codebooks": 2,
             "codebook_size": 8, "codebook_dim": 4, "upsampling_ratios": [2, 2],
         },
-        each("if padding > 0:", ("everything", "convolutions")),
+        each(QUANTIZERS, ("everything", "convolutions")),
     ),
-    "BERT": Published("BertModel", TEXT, each(HEADS, NO_CONVOLUTION, deep=OPTIONAL)),
+    "BERT": Published("BertModel", TEXT, each(TRACES, NO_CONVOLUTION, deep=OPTIONAL)),
     "GPT2": Published(
         "GPT2Model", {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 20},
-        {"everything": MASK},
+        {"everything": CACHE},
     ),
     "T5": Published(
         "T5EncoderModel", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 40},
-        each(HEADS, NO_CONVOLUTION, deep="if hidden_states.dtype == torch.float16:"),
+        each(LOWEST, NO_CONVOLUTION, deep=TRACES),
     ),
     "Llama": Published(
         "LlamaModel", TEXT | {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-        each(MASK, NO_CONVOLUTION),
+        each(CACHE, NO_CONVOLUTION, deep=CACHE_GIVEN),
     ),
     "DistilBERT": Published(
         "DistilBertModel", {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 40},
-        each(HEADS, NO_CONVOLUTION, deep=TRACES),
+        each(TRACES, NO_CONVOLUTION),
     ),
-    "Albert": Published("AlbertModel", TEXT | {"embedding_size": 8}, each(HEADS, NO_CONVOLUTION, deep=TRACES)),
+    "Albert": Published("AlbertModel", TEXT | {"embedding_size": 8}, each(TRACES, NO_CONVOLUTION)),
     "Wav2Vec2": Published(
         "Wav2Vec2Model", {
             "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
             "conv_dim": (8, 8), "conv_kernel": (10, 3), "conv_stride": (5, 2), "num_feat_extract_layers": 2,
             "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0,
         },
-        each("draws random numbers from torch", ("linear", "deep")),
+        each(DROPPED, ("linear", "deep")),
     ),
-    "AST (audio)": Published(
-        "ASTModel", VIT | {"max_length": 32, "num_mel_bins": 16}, each(HEADS, convolutions=TRACES, deep=TRACES),
-    ),
+    "AST (audio)": Published("ASTModel", VIT | {"max_length": 32, "num_mel_bins": 16}, each(TRACES)),
     "Whisper": Published(
         "WhisperModel", {
             "vocab_size": 40, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
@@ -339,7 +323,7 @@ PUBLISHED = {
             "max_target_positions": 20, "num_mel_bins": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
             "decoder_start_token_id": 1,
         },
-        each(LENGTH, deep=MASK),
+        each(CACHE, convolutions=OPTIONAL, deep=CACHE_GIVEN),
     ),
     "FNet": Published(
         "FNetModel", {
