@@ -50,12 +50,18 @@ class Example:
         """
         with fx_patches_lifted(), without_torch_function(), kept_generators(), called_modes():
             try:
-                for each in _in_order(node):
-                    if each not in self.values:
-                        self.values[each] = self._evaluated(each)
+                for each in self._missing(node):
+                    self.values[each] = self._evaluated(each)
             except Exception as error:
                 raise UnknownHereError from error
         return self.values[node]
+
+    def _missing(self, node: fx.Node) -> list[fx.Node]:
+        """A node and what it is computed from, as far as that has no value yet, each behind its arguments."""
+        if node in self.values:
+            return []
+        needed = _reached(node, lambda one: one not in self.values)
+        return [one for one in node.graph.nodes if one in needed and one not in self.values]
 
     def _evaluated(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
@@ -142,11 +148,8 @@ def _own(value: Any) -> Any:
 
 def _is_about_sizes(node: fx.Node) -> bool:
     """Whether a node is computed from sizes and dtypes of tensors, and from nothing else of them."""
-    if _asks(node):
-        return True
-    if node.op != "call_function" or not node.all_input_nodes:
-        return False
-    return all(map(_is_about_sizes, node.all_input_nodes))
+    below = _reached(node, lambda one: not _asks(one)) if not _asks(node) else {node}
+    return all(_asks(one) or (one.op == "call_function" and bool(one.all_input_nodes)) for one in below)
 
 
 def _asks(node: fx.Node) -> bool:
@@ -155,12 +158,13 @@ def _asks(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in METHODS
 
 
-def _in_order(node: fx.Node) -> list[fx.Node]:
-    """A node and all that it is computed from, each behind its arguments."""
-    needed, open_ = {node}, [node]
+def _reached(node: fx.Node, goes_on: Callable[[fx.Node], bool]) -> set[fx.Node]:
+    """A node, and all arguments of arguments that are reached from it through nodes that go on."""
+    found, open_ = {node}, [node]
     while open_:
-        for one in open_.pop().all_input_nodes:
-            if one not in needed:
-                needed.add(one)
-                open_.append(one)
-    return [one for one in node.graph.nodes if one in needed]
+        one = open_.pop()
+        for argument in one.all_input_nodes if goes_on(one) else ():
+            if argument not in found:
+                found.add(argument)
+                open_.append(argument)
+    return found
