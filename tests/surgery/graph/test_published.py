@@ -34,12 +34,11 @@ QUANTIZERS = "n_quantizers[:n_dropout] = dropout[:n_dropout]"
 KEYPOINTS = "for image_hidden_state in last_hidden_state"
 LOWEST = "min_dtype = torch.finfo(key.dtype).min"
 DROPPED = "draws random numbers from torch"
-CACHE_GIVEN = "past_key_values=past_key_values"  # to a module that is kept whole
 CACHE = "argument of type: <class 'transformers.cache_utils."  # in what the model returns
 LOAD_HOOKS = "has load_state_dict_pre_hooks"
 HOOKS = "has forward_hooks"  # transformers collects hidden states by them
 OPTIONAL = "the graph is not the model, it has"  # a module that is kept whole gives None where others give a tensor
-NO_PLACE = (CACHE, HOOKS, LOAD_HOOKS, OPTIONAL)
+NO_PLACE = (HOOKS, LOAD_HOOKS, OPTIONAL)
 
 
 class Published(NamedTuple):
@@ -292,7 +291,7 @@ PUBLISHED = {
     "BERT": Published("BertModel", TEXT, each(TRACES, NO_CONVOLUTION, deep=OPTIONAL)),
     "GPT2": Published(
         "GPT2Model", {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 40, "n_positions": 20},
-        {"everything": CACHE},
+        {"everything": TRACES},
     ),
     "T5": Published(
         "T5EncoderModel", {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 40},
@@ -300,7 +299,7 @@ PUBLISHED = {
     ),
     "Llama": Published(
         "LlamaModel", TEXT | {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-        each(CACHE, NO_CONVOLUTION, deep=CACHE_GIVEN),
+        each(TRACES, NO_CONVOLUTION),
     ),
     "DistilBERT": Published(
         "DistilBertModel", {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": 40},
@@ -323,7 +322,7 @@ PUBLISHED = {
             "max_target_positions": 20, "num_mel_bins": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
             "decoder_start_token_id": 1,
         },
-        each(CACHE, convolutions=OPTIONAL, deep=CACHE_GIVEN),
+        each(TRACES, convolutions=OPTIONAL, deep=OPTIONAL),
     ),
     "FNet": Published(
         "FNetModel", {
@@ -358,6 +357,7 @@ WHAT = {
 }
 ALWAYS = ("deep",)  # the set of rules of a small run
 
+CACHING = ("GPT2", "Llama", "Whisper")
 BIG_IMAGES = ("MobileNetV1", "MobileNetV2", "CvT", "SegFormer")
 INPUTS: dict[str, Callable[[int], dict[str, Tensor]]] = {
     "Wav2Vec2": lambda batch: {"input_values": torch.randn(batch, 160)},
@@ -394,6 +394,11 @@ def inputs(name: str, model: nn.Module, batch: int) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(batch, 3, height, height)}
 
 
+def constants(name: str) -> dict[str, Any]:
+    """Arguments beside the inputs: plain outputs, without a cache of keys and values, which no graph can return."""
+    return {"return_dict": False} | ({"use_cache": False} if name in CACHING else {})
+
+
 def rules_for(model: nn.Module, rules: str) -> dict[str, Any]:
     """A set of rules; "deep" is the last convolution or linear map, so that all before it is kept whole."""
     if rules != "deep":
@@ -420,14 +425,14 @@ def test_a_published_architecture_that_traces_does_what_the_tree_does(name: str,
     not_at(size, rules)
     plain = built(name)
     chosen = rules_for(plain, rules)
-    example = ((), inputs(name, plain, 2) | {"return_dict": False})
+    example = ((), inputs(name, plain, 2) | constants(name))
     graph = surgery.apply_constraints(plain, chosen, via="fx", example=example)
     tree = surgery.apply_constraints(plain, chosen)
     assert list(graph.state_dict()) == list(tree.state_dict())
     for batch in (2, 3):
         given = inputs(name, plain, batch)
         for training in (True, False):
-            found, expected = run(graph, given, training), run(tree, given, training, return_dict=False)
+            found, expected = run(graph, given, training), run(tree, given, training, **constants(name))
             assert expected
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(list(graph.state_dict().values()), list(tree.state_dict().values()))
@@ -442,7 +447,7 @@ def test_a_published_architecture_that_does_not_trace_is_refused_with_its_reason
     plain, reason = built(name), PUBLISHED[name].outcomes[rules]
     before = copy.deepcopy(plain.state_dict())
     modules = list(plain.modules())
-    example = ((), inputs(name, plain, 2) | {"return_dict": False})
+    example = ((), inputs(name, plain, 2) | constants(name))
     with pytest.raises(surgery.TraceRefusedError, match=re.escape(reason)) as refusal:
         surgery.apply_constraints(plain, rules_for(plain, rules), via="fx", example=example)
     if reason not in NO_PLACE:
@@ -461,6 +466,14 @@ def test_the_table_counts_what_traces(evidence: Callable[[str, str], None]) -> N
         evidence(f"published architectures that trace by fx, {what} constrained", count)
     some = [name for name, published in PUBLISHED.items() if TRACES in published.outcomes.values()]
     evidence("published architectures that trace by fx under some of these rules", f"{len(some)} of {len(PUBLISHED)}")
+
+
+def test_a_cache_is_no_output_of_a_graph():
+    """As the models come, they return one; the error says of what type."""
+    plain = built("GPT2")
+    example = ((), inputs("GPT2", plain, 2) | {"return_dict": False})
+    with pytest.raises(surgery.TraceRefusedError, match=re.escape(CACHE)):
+        surgery.apply_constraints(plain, RULES["everything"], via="fx", example=example)
 
 
 def test_the_class_of_an_output_is_kept():
