@@ -22,8 +22,8 @@ METHODS = frozenset(
 )
 
 
-class UnknownHereError(Exception):
-    """The example does not tell."""
+class RunsIntoError(Exception):
+    """What is before a node raises on the example."""
 
 
 class Example:
@@ -34,26 +34,17 @@ class Example:
         self.inputs = inputs
         self.values: dict[fx.Node, Any] = {}
 
-    def size_of(self, node: fx.Node) -> Any:
-        """The value of a node that depends on sizes and dtypes alone.
-
-        Errors: UnknownHereError for any other, and where what is before it does not run.
-        """
-        if not _is_about_sizes(node):
-            raise UnknownHereError
-        return self.value_of(node)
-
     def value_of(self, node: fx.Node) -> Any:
         """The value of a node.
 
-        Errors: UnknownHereError where what is before it does not run.
+        Errors: RunsIntoError where what is before it does not run.
         """
         with fx_patches_lifted(), without_torch_function(), kept_generators(), called_modes():
             try:
                 for each in self._missing(node):
                     self.values[each] = self._evaluated(each)
             except Exception as error:
-                raise UnknownHereError from error
+                raise RunsIntoError(f"{type(error).__name__}: {error}") from error
         return self.values[node]
 
     def _missing(self, node: fx.Node) -> list[fx.Node]:
@@ -80,9 +71,10 @@ class Example:
 class Decisions:
     """What a trace asks for of sizes and dtypes, and what it records of the answers."""
 
-    def __init__(self, example: Example | None, record: Callable[..., fx.Proxy]) -> None:
+    def __init__(self, example: Example | None, record: Callable[..., fx.Proxy], refuse: Callable[[str], None]) -> None:
         self.example = example
         self.record = record
+        self.refuse = refuse
 
     def condition(self, proxy: fx.Proxy) -> bool | None:
         """Whether a condition holds on the example, asserted; None where that is no matter of sizes."""
@@ -95,35 +87,58 @@ class Decisions:
 
     def length(self, proxy: fx.Proxy) -> int | None:
         """How many entries a shape, tuple or list has on the example, asserted; None where it is none."""
-        found = self._found(proxy, by_sizes=False)
+        try:
+            found = None if self.example is None else self.example.value_of(proxy.node)
+        except RunsIntoError:
+            return None
         if not isinstance(found, tuple | list):
             return None
         self._assert(self._called(operator.eq, self._called(len, proxy), len(found)), True)
         return len(found)
 
-    def number(self, proxy: fx.Proxy) -> int | None:
-        """A whole number on the example, asserted: a size that code counts with is fixed. None where it is no size."""
+    def number(self, proxy: fx.Proxy) -> int | float | None:
+        """A number on the example, asserted: a size that code counts with is fixed. None where it is no size."""
         found = self._found(proxy)
         if not isinstance(found, int | float):
             return None
         self._assert(self._called(operator.eq, proxy, found), True)
-        return int(found)
+        return found
+
+    def constant(self, proxy: fx.Proxy) -> Any:
+        """A size, shape or dtype that is looked up or written as text: fixed, asserted. None where it is none."""
+        if not is_about_sizes(proxy.node):
+            return None
+        if self.example is None:
+            self.refuse("looks a size up, or writes it into a text, which a graph would freeze; pass example=")
+        found = self._found(proxy)
+        for one, value in [(proxy[i], each) for i, each in enumerate(found)] if isinstance(found, tuple) else ():  # type: ignore[index]
+            self._assert(self._called(operator.eq, one, value), True)
+        if isinstance(found, tuple):
+            self.length(proxy)
+        else:
+            self._assert(self._called(operator.eq, proxy, found), True)
+        return found
 
     def length_of(self, proxy: fx.Proxy) -> int:
         """`length`, or TraceError."""
-        return _known(self.length(proxy), "len()")
+        return int(_known(self.length(proxy), "len()"))
 
-    def number_of(self, proxy: fx.Proxy) -> int:
+    def number_of(self, proxy: fx.Proxy) -> int | float:
         """`number`, or TraceError."""
         return _known(self.number(proxy), "a number in Python")
 
-    def _found(self, proxy: fx.Proxy, *, by_sizes: bool = True) -> Any:
-        if self.example is None:
+    def forget(self) -> None:
+        """Let go of the values on the example."""
+        if self.example is not None:
+            self.example.values.clear()
+
+    def _found(self, proxy: fx.Proxy) -> Any:
+        if self.example is None or not is_about_sizes(proxy.node):
             return None
         try:
-            return self.example.size_of(proxy.node) if by_sizes else self.example.value_of(proxy.node)
-        except UnknownHereError:
-            return None
+            return self.example.value_of(proxy.node)
+        except RunsIntoError as error:
+            self.refuse(f"asks for a size, and what is before it raises on the example: {error}")
 
     def _called(self, function: Callable[..., Any], *args: Any) -> fx.Proxy:
         return self.record("call_function", function, args, {})
@@ -134,7 +149,7 @@ class Decisions:
         self._called(decided, truth, expected, f"the model took another branch on the example of its graph{code}")
 
 
-def _known(number: int | None, called: str) -> int:
+def _known(number: int | float | None, called: str) -> int | float:
     if number is None:
         raise fx.proxy.TraceError(
             f"{called} is one of each call, and a graph would have one for all; that of a size is known from an example"
@@ -146,7 +161,7 @@ def _own(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
-def _is_about_sizes(node: fx.Node) -> bool:
+def is_about_sizes(node: fx.Node) -> bool:
     """Whether a node is computed from sizes and dtypes of tensors, and from nothing else of them."""
     below = _reached(node, lambda one: not _asks(one)) if not _asks(node) else {node}
     return all(_asks(one) or (one.op == "call_function" and bool(one.all_input_nodes)) for one in below)

@@ -1,6 +1,7 @@
 """Where in a user's code something happened: file, line, whole statement, function and module."""
 
 import ast
+import functools
 import inspect
 import linecache
 import sys
@@ -33,12 +34,8 @@ class Spot:
     def statement(self) -> str:
         """The whole statement around the line, on one line; of a compound one its head. Empty without a source."""
         source = "".join(linecache.getlines(self.file))
-        try:
-            tree = ast.parse(source)
-        except (SyntaxError, ValueError):
-            return ""
-        around = [node for node in ast.walk(tree) if isinstance(node, ast.stmt) and _covers(node, self.line)]
-        if not source or not around:
+        around = [node for node in _statements(source) if _covers(node, self.line)]
+        if not around:
             return ""
         smallest = min(around, key=lambda node: (node.end_lineno or 0) - node.lineno)
         return " ".join(_head(smallest, source).split())
@@ -96,6 +93,14 @@ def _spot(frame: FrameType, line: int) -> Spot:
     code = frame.f_code
     first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
     return Spot(code.co_filename, line, code.co_qualname, first if isinstance(first, nn.Module) else None)
+
+
+@functools.lru_cache(maxsize=64)
+def _statements(source: str) -> tuple[ast.stmt, ...]:
+    try:
+        return tuple(node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt))
+    except (SyntaxError, ValueError):
+        return ()
 
 
 def _covers(node: ast.stmt, line: int) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from computed.placement import take_registries
+from surgery.graph.decided import decided
 from surgery.graph.scripting import scriptable_root
 from surgery.graph.written import WrittenNode, read, written
 
@@ -59,6 +60,9 @@ def assembled(
     take_registries(made, root)
     vars(made).update({name: vars(root)[name] for name in GEOMETRY if name in vars(root)})
     vars(made).update(stands_for=stands_for, constants=dict(constants), recorded=recorded)
+    for node in graph.nodes:
+        if node.target in (decided, len):
+            node.meta["is_wrapped"] = True  # other tracers record the call too
     made.graph = graph
     return made
 

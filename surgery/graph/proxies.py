@@ -5,13 +5,56 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.proxy import TracerBase
+from torch.fx.proxy import Attribute, TracerBase
 
+# attributes that code asks for without calling them
 NO_METHODS = frozenset(("shape", "ndim", "dtype", "device"))
 OWN = frozenset(("node", "tracer", "tensor", "refuse"))
 
 
-class RecordedProxy(fx.Proxy):
+class Sized:
+    """What Python asks of a size, a shape or a dtype: the answers are those of the example, asserted."""
+
+    tracer: Any
+
+    def __len__(self) -> int:
+        """That of a shape."""
+        return int(self.tracer.decisions.length_of(self))
+
+    def __int__(self) -> int:
+        """A size."""
+        return int(self.tracer.decisions.number_of(self))
+
+    def __float__(self) -> float:
+        """A size."""
+        return float(self.tracer.decisions.number_of(self))
+
+    def __hash__(self) -> int:
+        """A size is looked up by what it is; a tensor by its identity."""
+        known = self.tracer.decisions.constant(self)
+        return object.__hash__(self) if known is None else hash(known)
+
+    def __repr__(self) -> str:
+        """A size as text."""
+        known = self.tracer.decisions.constant(self)
+        return object.__repr__(self) if known is None else repr(known)
+
+    def __str__(self) -> str:
+        """A size as text."""
+        known = self.tracer.decisions.constant(self)
+        return object.__repr__(self) if known is None else str(known)
+
+    def __format__(self, spec: str) -> str:
+        """A size as text."""
+        known = self.tracer.decisions.constant(self)
+        return object.__repr__(self) if known is None else format(known, spec)
+
+
+class SizeAttribute(Sized, Attribute):
+    """``x.shape`` and its kin: a node once it is used."""
+
+
+class RecordedProxy(Sized, fx.Proxy):
     """The result of an operation. Its attributes are the tensor's, and setting one would be lost."""
 
     def __init__(self, node: fx.Node, tracer: TracerBase, refuse: Callable[[str], None]) -> None:
@@ -19,28 +62,8 @@ class RecordedProxy(fx.Proxy):
         super().__init__(node, tracer)
 
     def __getattr__(self, name: str) -> Any:
-        """What a branch may ask for is a node at once: ``len(x.shape)`` has to find it."""
-        if name in NO_METHODS:
-            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-        return super().__getattr__(name)
-
-    def __len__(self) -> int:
-        """That of a shape, where an example tells it."""
-        return int(self.decided.length_of(self))
-
-    def __int__(self) -> int:
-        """A size, where an example tells it."""
-        return int(self.decided.number_of(self))
-
-    def __index__(self) -> int:
-        """A size, where an example tells it."""
-        return int(self.decided.number_of(self))
-
-    @property
-    def decided(self) -> Any:
-        """Who knows about sizes."""
-        tracer: Any = self.tracer
-        return tracer.decisions
+        """What a branch may ask for knows its size."""
+        return SizeAttribute(self, name) if name in NO_METHODS else super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse."""

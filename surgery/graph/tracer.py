@@ -60,7 +60,7 @@ class SurgeryTracer(fx.Tracer):
         self.attributes = Attributes([], [])
         self.constants = Constants(self.refuse)
         self.last: Spot | None = None
-        self.decisions = Decisions(None, self.create_proxy)
+        self.decisions = Decisions(None, self.create_proxy, self.refuse)
 
     def record(self, root: nn.Module, *, training: bool) -> fx.Graph:
         """The graph of ``root``, whose modules are in that mode.
@@ -72,10 +72,13 @@ class SurgeryTracer(fx.Tracer):
         self.proxies = {}
         self.attributes = Attributes.of(root)
         example = Example(root, self.call.values) if self.call.by_example else None
-        self.decisions = Decisions(example, self.create_proxy)
+        self.decisions = Decisions(example, self.create_proxy, self.refuse)
         with known_modes(training=training), EagerGuard(self.names, self.refuse, self._written_constant):
             self.before = Surroundings.now()
-            graph = self.trace(root)
+            try:
+                graph = self.trace(root)
+            finally:
+                self.decisions.forget()
         if self.refusal is not None:
             raise self.refusal  # the model's code has caught it
         return graph

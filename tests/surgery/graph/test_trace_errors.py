@@ -117,7 +117,7 @@ KINDS = [
     (Rows, "return torch.stack([self.lin(r) for r in x])", "cannot be iterated"),
     (Loop, "for r in x:", "cannot be iterated"),
     (Starred, "b, *rest = x.shape", "cannot be iterated"),
-    (Range, "for _ in range(x.shape[0]):", "a number in Python is one of each call"),
+    (Range, "for _ in range(x.shape[0]):", "cannot be interpreted as an integer"),
     (Whole, "return self.lin(x) * int(x.sum())", "a number in Python is one of each call"),
     (Item, "y[0] = 0", "item assignment"),
     (Asserting, 'assert x.sum() < 1e9, "too large"', "control flow"),
