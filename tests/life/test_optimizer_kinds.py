@@ -60,7 +60,10 @@ def trained(model: nn.Module) -> Raws:
 def batches(steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(2)
     for _ in range(steps):
-        yield torch.randn(6, 4, generator=generator), torch.randn(6, 4, 15, generator=generator)
+        yield (
+            torch.randn(6, 4, generator=generator),
+            torch.randn(6, 4, len((*SPECS, *SQUARE_SPECS)) + 2, generator=generator),
+        )
 
 
 def backward(model: nn.Module, x: Tensor, y: Tensor) -> None:
