@@ -107,7 +107,7 @@ def test_a_graph_is_scripted(info: ModuleInfo, training: bool, size: str):
 
 
 def test_every_class_is_there(size: str, evidence: Callable[[str, str], None]):
-    """How many classes, with how many inputs in both modes, and how many are scripted: the tests above say that all do."""
+    """How many classes, with how many inputs, and how many are scripted: the tests above say that they do."""
     inputs = sum(len(samples(info, size, training=training)) for info in WITH_PARAMETERS for training in (True, False))
     assert {info.name for info in WITH_PARAMETERS} >= set(NO_SCRIPT)
     evidence("module_db classes that trace, with inputs in training and in eval", f"{len(WITH_PARAMETERS)}, {inputs}")
