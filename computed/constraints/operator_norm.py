@@ -26,7 +26,7 @@ class OperatorScale(SigmaTarget):
     angles ``a`` of ``H(a) = sum_t W[:, :, t] exp(i a t)``, (out, in) matrices, with the phases of a stride among the
     inputs. It holds for zero padding of any width and for none, for transposed convolutions, and for circular padding
     that is no wider than the kernel needs, at sizes that the stride divides. On small images with zeros around them
-    the layer's norm is a little lower: by 1 % at 16 x 16, by 5 % at 8 x 8 as a rule. The weight of a linear layer is
+    the layer's norm is a little lower: by 1 to 2 % at 16 x 16, by 3 to 8 % at 8 x 8. The weight of a linear layer is
     a matrix, with which this is ``spectral``.
 
     In training ``u`` (2, rows) and ``v`` (2, columns), the real and imaginary parts of one angle's vectors, are found
