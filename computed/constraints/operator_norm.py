@@ -32,7 +32,7 @@ class OperatorScale(SigmaTarget):
     In training ``u`` (2, rows) and ``v`` (2, columns), the real and imaginary parts of one angle's vectors, are found
     by ``n_power_iterations`` steps of the power iteration with each evaluation, at the ``angle`` where they are and on
     a grid of ``waves`` of all angles, and are constants of the derivative; ``s`` is an estimate from below then. In
-    eval they are found anew, from the weight alone, to 1e-4.
+    eval they are found anew, from the weight alone: to 1e-3, and to about 1e-6 as a rule.
 
     Args:
         norm: what the operator norm is set to.

@@ -114,7 +114,8 @@ def test_no_peak_is_missed(size, evidence):
         groups, out, width = (int(number) for number in rng.integers(1, 5, 3))
         weight = torch.from_numpy(rng.standard_normal((groups * out, width, *taps)))
         shares.append(operator_norm(weight.float(), groups, stride) / dense_norm(weight, groups, stride))
-    assert min(shares) >= 1 - 2e-4
+    assert min(shares) >= 1 - 1e-3
+    assert sorted(shares)[len(shares) // 50] >= 1 - 1e-6  # all but one in fifty
     evidence(
         "operator_norm: the norm found, as a share of the largest on a dense grid of angles, least of random kernels",
         f"{min(shares):.5f} of {len(shares)}",
