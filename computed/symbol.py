@@ -125,5 +125,5 @@ def in_weight(
     """
     chosen = torch.arange(kernel.shape[0], device=u.device) == group
     rows = (u.unflatten(0, [2, -1]).unsqueeze(1) * chosen.to(u.dtype).unsqueeze(1)).flatten(1)
-    lags = [(size + step - 1) // step for size, step in zip(taps, stride)]  # noqa: B905
+    lags = [(size + step - 1) // step for size, step in zip(taps, stride)]  # noqa: B905 - as above
     return rows, weight_order(on_taps(v, wave).unflatten(2, lags), taps, stride)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from computed.constraints.refusing import exempt, require, whole_number
-from computed.constraints.sigma_scaling import scaled_by_sigma
 from computed.constraints.sigma_target import SigmaTarget
 from computed.linalg import in_double
 from computed.site import Convolution, Site
@@ -132,7 +131,8 @@ class OperatorScale(SigmaTarget):
                 self.pending_v.copy_(v)
                 self.pending_angle.copy_(angle)
                 self.pending_waves.copy_(waves)
-                # a scripted module is told of no optimizer's step
+                # a scripted module is told of no optimizer's step; torch does not say that it exports is_scripting, and
+                # TorchScript takes no second comment behind that
                 if torch.jit.is_scripting():  # type: ignore[attr-defined]
                     self.u.copy_(u)
                     self.v.copy_(v)
@@ -140,10 +140,7 @@ class OperatorScale(SigmaTarget):
                     self.waves.copy_(waves)
                     self.settled_u.copy_(u)
                     self.settled_v.copy_(v)
-        bound = self.bound
-        if bound is None:
-            return scaled_by_sigma(raw, u, v, 0, self.norm, self.eps, False)
-        return scaled_by_sigma(raw, u, v, 0, bound, self.eps, True)
+        return self.scaled(raw, u, v)
 
     def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
         """The vectors and waves after one evaluation's steps from the committed waves."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from computed.constraint import IteratedConstraint, Preimage
 from computed.constraints.describing import Described
 from computed.constraints.refusing import require, whole_number
-from computed.constraints.sigma_scaling import SigmaScaling, sigma_along
+from computed.constraints.sigma_scaling import SigmaScaling, scaled_by_sigma, sigma_along
 from computed.linalg import as_matrix, like_weight
 
 # Singular values from which float32 squares safely; a raw outside is scaled into it when it is made.
@@ -66,8 +66,15 @@ class SigmaTarget(Described, IteratedConstraint, abc.ABC):
     def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
         """The value for given ``u`` and ``v``."""
         settings = (self.rows, self.target(), self.eps, self.bound is not None)
-        value: Tensor = SigmaScaling.apply(raw, state[0], state[1], *settings)[0]  # type: ignore[no-untyped-call]
+        value: Tensor = SigmaScaling.apply(raw, state[0], state[1], *settings)[0]  # type: ignore[no-untyped-call] # torch's
         return value
+
+    def scaled(self, raw: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """The value for given ``u`` and ``v`` in a graph."""
+        bound = self.bound
+        if bound is None:
+            return scaled_by_sigma(raw, u, v, self.rows, self.norm, self.eps, False)
+        return scaled_by_sigma(raw, u, v, self.rows, bound, self.eps, True)
 
     def target(self) -> float:
         """The norm or the bound."""

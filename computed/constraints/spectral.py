@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from computed.constraints.refusing import resolved_dim, whole_number, why_not_matrix
-from computed.constraints.sigma_scaling import scaled_by_sigma
 from computed.constraints.sigma_target import SigmaTarget
 from computed.linalg import as_matrix
 from computed.singular_values import largest_singular_value, leading_vectors, power_steps
@@ -95,16 +94,14 @@ class Spectral(SigmaTarget):
                 u, v = power_steps(matrix, self.u, self.v, self.n_power_iterations)
                 self.pending_u.copy_(u)
                 self.pending_v.copy_(v)
-                # a scripted module is told of no optimizer's step
+                # a scripted module is told of no optimizer's step; torch does not say that it exports is_scripting, and
+                # TorchScript takes no second comment behind that
                 if torch.jit.is_scripting():  # type: ignore[attr-defined]
                     self.u.copy_(u)
                     self.v.copy_(v)
                     self.settled_u.copy_(u)
                     self.settled_v.copy_(v)
-        bound = self.bound
-        if bound is None:
-            return scaled_by_sigma(raw, u, v, self.rows, self.norm, self.eps, False)
-        return scaled_by_sigma(raw, u, v, self.rows, bound, self.eps, True)
+        return self.scaled(raw, u, v)
 
     def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
         """The committed vectors after one evaluation's power steps."""

@@ -43,7 +43,7 @@ class Example:
             try:
                 for each in self._missing(node):
                     self.values[each] = self._evaluated(each)
-            except Exception as error:
+            except Exception as error:  # a model's own code may raise anything; it is told with its cause
                 raise RunsIntoError(f"{type(error).__name__}: {error}") from error
         return self.values[node]
 
@@ -111,12 +111,12 @@ class Decisions:
         if self.example is None:
             self.refuse("looks a size up, or writes it into a text, which a graph would freeze; pass example=")
         found = self._found(proxy)
-        for one, value in [(proxy[i], each) for i, each in enumerate(found)] if isinstance(found, tuple) else ():  # type: ignore[index]
-            self._assert(self._called(operator.eq, one, value), True)
-        if isinstance(found, tuple):
-            self.length(proxy)
-        else:
+        if not isinstance(found, tuple):
             self._assert(self._called(operator.eq, proxy, found), True)
+            return found
+        self.length(proxy)
+        for place, part in enumerate(found):
+            self._assert(self._called(operator.eq, self._called(operator.getitem, proxy, place), part), True)
         return found
 
     def length_of(self, proxy: fx.Proxy) -> int:

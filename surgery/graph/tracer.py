@@ -178,7 +178,9 @@ class SurgeryTracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """The entries of a shape are as many as on the example; any other is refused."""
         length = self.decisions.length(obj)
-        return super().iter(obj) if length is None else iter([obj[i] for i in range(length)])  # type: ignore[index]
+        if length is None:
+            return super().iter(obj)
+        return iter([obj[i] for i in range(length)])  # type: ignore[index] # fx gives proxies their operators at run time
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """A parameter or buffer that is read is its node."""
