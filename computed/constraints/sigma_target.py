@@ -45,7 +45,7 @@ class SigmaTarget(Described, IteratedConstraint, abc.ABC):
 
     @abc.abstractmethod
     def measured(self, value: Tensor) -> float:
-        """The norm of ``value``, exact, from nothing but the value; infinite where a number is not finite."""
+        """The norm of ``value``, in float64 and from nothing but the value; infinite where a number is not finite."""
 
     @abc.abstractmethod
     def cold_state(self, value: Tensor) -> tuple[Tensor, ...]:
