@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from computed.parameter import ComputedParameter
 from computed.placement import place
 from computed.taking_over import from_raws
 from computed.torch_private import rebuild_flat_weights
+from surgery.declared_ties import redeclare
 from surgery.errors import SurgeryError
 from surgery.finding import Found, Place, find
 from surgery.history import next_number, remember
@@ -63,10 +65,12 @@ def adopt(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.M
     if problems:
         raise SurgeryError("\n".join(("adopt: nothing was changed:", *problems)))
     record = Record(next_number())
+    record.also.append(partial(redeclare, model))
     try:
         with torch.inference_mode(mode=False):
             for host_places in todo:
                 _adopt_host(host_places, record)
+        redeclare(model)
     except BaseException:
         record.restore()
         raise

@@ -11,6 +11,7 @@ from computed.parameter import ComputedParameter
 from computed.placement import place
 from computed.preparing import assemble
 from computed.torch_private import rebuild_flat_weights
+from surgery.declared_ties import redeclare
 from surgery.history import forget, next_number, remember
 from surgery.optimizers import Exchange, Following, standing
 from surgery.progress import tracked
@@ -21,14 +22,15 @@ from surgery.storing import stays_trained
 
 
 def carry_out(
-    rows: Iterable[PlannedSite], optimizers: Sequence[Optimizer] = (), owner: nn.Module | None = None
+    model: nn.Module, rows: Iterable[PlannedSite], optimizers: Sequence[Optimizer] = (), *, keep_undo: bool = False
 ) -> Record:
-    """Change the model as ``rows`` say; where one of them fails, everything is put back and the error goes on.
+    """Change ``model`` as ``rows`` say; where one of them fails, everything is put back and the error goes on.
 
-    The ``optimizers`` follow; ``owner`` remembers the change.
+    The ``optimizers`` follow; with ``keep_undo`` the model remembers the change.
     """
     record = Record(next_number())
     todo = [row for row in rows if row.changes]
+    record.also.append(partial(redeclare, model))
     exchanges: list[Exchange] = []
     try:
         # raws made in inference mode could never be trained
@@ -37,13 +39,13 @@ def carry_out(
                 record.note(row.found, freezes=row.action is Action.FREEZE)
                 exchanges += _change(row, record)
         _followed(exchanges, optimizers, record)
-        if owner is not None:
-            remember(owner, record)  # the last step: from here on it can be taken back
+        redeclare(model)
+        if keep_undo:
+            remember(model, record)  # the last step: from here on it can be taken back
         return record
     except BaseException:
         record.restore()
-        if owner is not None:
-            forget(owner, record)
+        forget(model, record)
         raise
 
 

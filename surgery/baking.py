@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from computed.parameter import ComputedParameter
 from computed.placement import put_back
+from surgery.declared_ties import redeclare
 from surgery.errors import SurgeryError
 from surgery.finding import Found, find
 from surgery.graph.passes.plain_reads import with_plain_reads
@@ -70,6 +71,7 @@ def bake_in_place(model: nn.Module, patterns: str | Iterable[str] | None, optimi
     replacements.note(exchanges)
     for following in map(Following, optimizers):
         following.follow(exchanges)
+    redeclare(model)
     release_disturbed(model)
     _report(len(values), total, before, sum(value.numel() for _, value in values))
     return model

@@ -171,7 +171,7 @@ def apply_rows(
     if problems:
         raise PlanError(problems)
     kept = keep_undo and any(row.changes for row in rows)
-    record = carry_out(rows, optimizers, model if kept else None)
+    record = carry_out(model, rows, optimizers, keep_undo=kept)
     return Undo(model, record, len(record.places))
 
 

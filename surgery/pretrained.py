@@ -11,7 +11,7 @@ def saving_advice(model: nn.Module) -> str | None:
     Its ``save_pretrained`` writes raws under their own names, and ``from_pretrained`` of the plain class initialises
     each weight anew that it misses, with no more than a line in its log.
     """
-    name = next((name for name, module in model.named_modules() if _is_pretrained(type(module))), None)
+    name = next((name for name, module in model.named_modules() if is_pretrained(type(module))), None)
     if name is None:
         return None
     owner = type(model.get_submodule(name)).__name__
@@ -22,5 +22,6 @@ def saving_advice(model: nn.Module) -> str | None:
     )
 
 
-def _is_pretrained(cls: type[nn.Module]) -> bool:
+def is_pretrained(cls: type[nn.Module]) -> bool:
+    """Whether ``cls`` is a model of transformers, which is not imported for that."""
     return any((base.__module__, base.__name__) == OWNER for base in cls.__mro__)

@@ -98,7 +98,7 @@ def load_checkpoint(model: Module, path: str | os.PathLike[str]) -> Module:
     made = draft(model, [] if present else contents.patterns(), Options(project=False, measures=False))
     if made.problems:
         raise PlanError(made.problems)
-    record = carry_out(made.rows)
+    record = carry_out(model, made.rows)
     try:
         if not present:
             for _, made_here in record.made:
