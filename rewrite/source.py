@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
 import tokenize
 import warnings
@@ -13,6 +12,7 @@ from functools import cached_property
 
 # what the tokenizer of Python ends a line at; a form feed is none
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+BYTES_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n|\Z)")
 
 
 class UnreadableError(ValueError):
@@ -35,13 +35,20 @@ class Source:
 
     @classmethod
     def read(cls, path: str, data: bytes) -> Source:
-        """The file ``path`` that holds ``data``; raises `UnreadableError` where that is no Python.
+        r"""The file ``path`` that holds ``data``; raises `UnreadableError` where that is no Python.
 
-        >>> Source.read("a.py", b"# coding: latin-1\\nname = '\\xe9'\\n").text[-4:]
-        "'é'\\n"
+        >>> Source.read("a.py", b"# coding: latin-1\nname = '\xe9'\n").text[-4:]
+        "'é'\n"
         """
         source = cls(path, *_decoded(data))
         source.tree  # noqa: B018 - read now, so that whoever holds a source can use it
+        return source
+
+    @classmethod
+    def checked(cls, path: str, text: str, encoding: str = "utf-8") -> Source:
+        """The file ``path`` with this text; raises `UnreadableError` where that is no Python."""
+        source = cls(path, text, encoding)
+        source.tree  # noqa: B018 - as in read
         return source
 
     def encoded(self, text: str) -> bytes:
@@ -89,26 +96,40 @@ class Source:
 
 def parsed(text: str) -> ast.Module:
     """The syntax tree of ``text``; raises `UnreadableError` where there is none."""
+    if "\0" in text:  # the parser does not say where
+        raise UnreadableError("it has a null byte", *Source("", text).position(text.index("\0")))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of escapes and comparisons in other people's code
             return ast.parse(text)
     except SyntaxError as error:
         raise UnreadableError(str(error.msg), error.lineno or 1, error.offset or 1) from error
-    except (ValueError, RecursionError, MemoryError) as error:  # null bytes, or nested too deeply
+    except (ValueError, RecursionError, MemoryError) as error:  # lone surrogates, or nested too deeply
         raise UnreadableError(str(error) or "it is nested too deeply") from error
 
 
 def _decoded(data: bytes) -> tuple[str, str]:
     try:
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    except (SyntaxError, UnicodeDecodeError) as error:
+        # lines as the parser has them: for `readline` of a file a lone CR ends none
+        encoding, _ = tokenize.detect_encoding((match[0] for match in BYTES_LINE.finditer(data)).__next__)
+    except SyntaxError as error:
+        _decode(data, "utf-8")  # says where, if that is what is wrong
         raise UnreadableError(f"its encoding cannot be told: {error}") from error
+    return _decode(data, encoding), encoding
+
+
+def _decode(data: bytes, encoding: str) -> str:
     try:
-        text = data.decode(encoding)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the escapes that some encodings have
+            text = data.decode(encoding)
+            same = text.encode(encoding) == data
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UnreadableError(f"it is not {encoding}: {error.reason}", line) from error
-    if text.encode(encoding) != data:
+        *before, begun = re.split(rb"\r\n|\r|\n", error.object[: error.start])
+        column = len(begun.decode(encoding, "replace")) + 1
+        raise UnreadableError(f"it is not {encoding}: {error.reason}", len(before) + 1, column) from error
+    except (LookupError, UnicodeError) as error:  # Python knows encodings that are none of texts
+        raise UnreadableError(f"it is not {encoding}: {error}") from error
+    if not same:
         raise UnreadableError(f"its bytes are not what {encoding} writes")
-    return text, encoding
+    return text

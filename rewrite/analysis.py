@@ -1,0 +1,99 @@
+"""Given files read as one project: its classes, its sites, and where names begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rewrite.arrival import escapes
+from rewrite.classes import Class, Classes
+from rewrite.index import Index
+from rewrite.project import Project
+from rewrite.sites import Kind, Site, sites
+from rewrite.source import Source
+from rewrite.tied import Tied
+from rewrite.ties import ties
+
+
+class UnknownRootError(ValueError):
+    """A class that is named as a root is none of the given files, or several of that name are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What rules are decided on. ``named``: the roots are given, or the only one possible was found."""
+
+    classes: Classes
+    sites: tuple[Site, ...]
+    tied: Tied
+    roots: tuple[Class, ...]
+    found: bool
+    begins: Mapping[Class, bool]
+
+    @property
+    def open_world(self) -> bool:
+        """Whether names may begin anywhere."""
+        return not self.roots
+
+
+def analysed(sources: Iterable[tuple[Source, str]], roots: Sequence[str] = (), *, find_root: bool = True) -> Analysis:
+    """Read sources, each with its dotted module name.
+
+    Raises `UnknownRootError` where ``roots``, names of classes, cannot be found.
+    """
+    classes = Classes.of(Project.of(sources))
+    index = Index(classes)
+    passed_on = [each for each in classes.by_node.values() if escapes(classes, index, each)]
+    chosen = tuple(_named(classes, name) for name in roots)
+    made = tuple(sites(classes, index, open_world=False)) if chosen or find_root else ()
+    found = not chosen and find_root
+    if found:
+        chosen = _only_root(classes, made, passed_on)
+        found = bool(chosen)
+    if not chosen:
+        made = tuple(sites(classes, index, open_world=True))
+        begins = dict.fromkeys(classes.by_node.values(), True)
+    else:
+        begins = dict.fromkeys(chosen, False) | dict.fromkeys(passed_on, True)
+    return Analysis(classes, made, Tied(ties(classes), classes, made, begins), chosen, found, begins)
+
+
+def _named(classes: Classes, name: str) -> Class:
+    fitting = [each for each in classes.by_name.values() if f".{each.full_name}".endswith(f".{name}")]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = ", ".join(each.full_name for each in fitting)
+        raise UnknownRootError(f"--root {name}: several classes have this name ({names}); write more of it")
+    known = sorted({each.name for each in classes.by_node.values()})
+    listed = f"the given files have {', '.join(known)}" if known else "the given files have no module class"
+    raise UnknownRootError(f"--root {name}: no such class; {listed}")
+
+
+def _only_root(classes: Classes, made: Iterable[Site], passed_on: Sequence[Class]) -> tuple[Class, ...]:
+    """The one class that nothing builds, derives from or passes on; none where there are several."""
+    built = {site.made for site in made if site.kind is Kind.CLASS and _inside_a_class(classes, site)}
+    free = [each for each in classes.by_node.values() if each not in built and not each.subclasses]
+    if len(free) != 1 or free[0] in passed_on or len(classes.by_node) != len(_below(free[0], made)):
+        return ()
+    return (free[0],)
+
+
+def _inside_a_class(classes: Classes, site: Site) -> bool:
+    return bool(site.places) or classes.around(site.file, site.node) is not None
+
+
+def _below(root: Class, made: Iterable[Site]) -> set[Class]:
+    """All classes that building ``root`` reaches, their bases too."""
+    edges: dict[Class | None, set[Class]] = {}
+    for site in made:
+        if site.made is not None:
+            for place in site.places:
+                edges.setdefault(place.owner, set()).add(site.made)
+    reached, waiting = set[Class](), [root]
+    while waiting:
+        each = waiting.pop()
+        if each not in reached:
+            reached.add(each)
+            waiting += [*edges.get(each, ()), *each.bases]
+    return reached

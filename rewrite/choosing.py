@@ -1,0 +1,192 @@
+"""Which rule decides each tensor, and in which style it is written: at the call, above the class, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from rewrite.analysis import Analysis
+from rewrite.classes import Class
+from rewrite.following import Verdict
+from rewrite.held import held_by_torch
+from rewrite.sites import Kind, Site
+from rewrite.verdicts import Judge, Tensor, tensors
+from surgery.rules.ruleset import RuleSet
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a rule cannot be written at a call: a code, and a sentence about the place."""
+
+    code: str
+    file: str
+    line: int
+    column: int
+    message: str
+    rules: frozenset[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """A tensor of a site, and the rule that decides it."""
+
+    site: Site
+    tensor: Tensor
+    rule: int
+
+
+@dataclass(eq=False)
+class Choice:
+    """What is to be written: tensors at their calls, rules above the roots; and what was left."""
+
+    inline: list[Decided] = field(default_factory=list)
+    above: tuple[int, ...] = ()
+    problems: list[Problem] = field(default_factory=list)
+    matched: set[int] = field(default_factory=set)
+
+
+class Styles:
+    """The names of ``--style``."""
+
+    AUTO = "auto"
+    INLINE = "inline"
+    CLASS = "class"
+
+
+def choose(analysis: Analysis, rules: RuleSet, style: str = Styles.AUTO) -> Choice:
+    """Decide every tensor of every site by the last rule that takes it.
+
+    Rules that are decided everywhere are written at the calls; those that are not, and all that share a tensor with
+    them, above the roots where there are any.
+    """
+    judges = [Judge(rule.pattern, analysis) for rule in rules.rules]
+    weighing = _Weighing(analysis, rules, judges)
+    weighing.weigh()
+    choice = weighing.choice
+    everything = frozenset(range(len(rules.rules)))
+    undecided = everything if style == Styles.CLASS else _undecided(choice.problems, weighing.together)
+    choice.inline = [each for each in choice.inline if each.rule not in undecided]
+    if analysis.roots and style != Styles.INLINE:
+        choice.above = tuple(sorted(undecided & _with_effect(choice.matched, undecided, rules)))
+        choice.problems = []
+    return choice
+
+
+def _with_effect(matched: set[int], undecided: frozenset[int], rules: RuleSet) -> frozenset[int]:
+    """Those of ``undecided`` that match something; exemptions only with others before them."""
+    found = {index for index in undecided if index in matched}
+    if all(rules.rules[index].exempts for index in found):
+        return frozenset()
+    return frozenset(found)
+
+
+def _undecided(problems: Iterable[Problem], together: Iterable[frozenset[int]]) -> frozenset[int]:
+    """The rules of problems, and all that decide a tensor together with one of these."""
+    found = frozenset(rule for problem in problems for rule in problem.rules)
+    groups = list(together)
+    while True:
+        more = found.union(*(group for group in groups if group & found))
+        if more == found:
+            return found
+        found = more
+
+
+class _Weighing:
+    """Goes through all sites once."""
+
+    def __init__(self, analysis: Analysis, rules: RuleSet, judges: Sequence[Judge]) -> None:
+        self.analysis = analysis
+        self.rules = rules
+        self.judges = judges
+        self.choice = Choice()
+        self.together: set[frozenset[int]] = set()
+
+    def weigh(self) -> None:
+        for site in self.analysis.sites:
+            for tensor in tensors(site):
+                self._tensor(site, tensor)
+            self._unknown_below(site)
+        for root in self.analysis.roots:
+            self._root(root)
+
+    def _tensor(self, site: Site, tensor: Tensor) -> None:
+        verdicts = [judge.verdict(site, tensor) for judge in self.judges]
+        taking = [index for index, verdict in enumerate(verdicts) if verdict is not Verdict.NONE]
+        if not taking:
+            return
+        self.choice.matched |= set(taking)
+        self.together.add(frozenset(taking))
+        undecided = list(_undecided_among(taking, verdicts))
+        last = taking[-1]
+        constrains = not all(self.rules.rules[index].exempts for index in taking)
+        tie = self.judges[last].reaches_tie(site, tensor) if constrains else None
+        if tie is not None:
+            self._problem("CS112", f"{_called(site, tensor)} may be tied, at line {tie.node.lineno}", site, taking)
+        elif undecided and constrains:
+            self._problem(*_why(site, tensor), site, undecided)
+        elif not undecided and not self.rules.rules[last].exempts:
+            held = held_by_torch(self.analysis.classes.project, site, tensor.name)
+            if held is not None:
+                self._problem("CS115", f"{_called(site, tensor)} is computed by {held}", site, [last])
+            else:
+                self.choice.inline.append(Decided(site, tensor, last))
+
+    def _unknown_below(self, site: Site) -> None:
+        """What a site may hold besides: a value that is not resolved, or a layer whose names cannot be listed."""
+        if not (site.kind is Kind.UNRESOLVED or site.tensors.open):
+            return
+        rules = [index for index, judge in enumerate(self.judges) if judge.may_match_below(site)]
+        taking = [index for index in rules if not self.rules.rules[index].exempts]
+        if taking:
+            self.choice.matched |= set(rules)
+            self._problem("CS111", f"{_source(site)} may hold parameters", site, taking)
+
+    def _root(self, root: Class) -> None:
+        """What an instance of a root has from the layer that it is a kind of: no call makes it."""
+        bases = root.unclear_bases()
+        inherited = root.inherited()
+        if not bases and (inherited is None or inherited.container):
+            return
+        taking = [index for index, judge in enumerate(self.judges) if judge.may_match_below_class(root)]
+        if taking:
+            file = root.file.source
+            line, column = file.position(file.span(root.node)[0])
+            message = f"{self._quoted(taking)}: {root.name} inherits parameters that no call here makes"
+            self.choice.problems.append(Problem("CS111", file.path, line, column, message, frozenset(taking)))
+            self.choice.matched |= set(taking)
+
+    def _problem(self, code: str, message: str, site: Site, rules: Iterable[int]) -> None:
+        line, column = site.file.source.position(site.file.source.span(site.node)[0])
+        text = f"{self._quoted(rules)}: {message}"
+        self.choice.problems.append(Problem(code, site.file.source.path, line, column, text, frozenset(rules)))
+
+    def _quoted(self, rules: Iterable[int]) -> str:
+        names = [repr(self.rules.rules[index].text) for index in rules]
+        return f"{'rule' if len(names) == 1 else 'rules'} {', '.join(names)}"
+
+
+def _undecided_among(taking: Sequence[int], verdicts: Sequence[Verdict]) -> Iterator[int]:
+    """The rules between which a tensor is undecided: from the last down to the first that takes all."""
+    if verdicts[taking[-1]] is Verdict.ALL:
+        return
+    for index in reversed(taking):
+        yield index
+        if verdicts[index] is Verdict.ALL:
+            return
+
+
+def _why(site: Site, tensor: Tensor) -> tuple[str, str]:
+    if not tensor.certain:
+        return "CS113", f"{_called(site, tensor)} may be missing"
+    return "CS110", f"{_called(site, tensor)} is matched under some of the names it can have"
+
+
+def _called(site: Site, tensor: Tensor) -> str:
+    return f"{tensor.name} of {_source(site)}" if tensor.name else _source(site)
+
+
+def _source(site: Site) -> str:
+    source = site.file.source
+    begin, end = source.span(site.node)
+    text = " ".join(source.text[begin:end].split())
+    return text if len(text) <= 50 else f"{text[:47]}..."

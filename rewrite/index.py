@@ -1,0 +1,154 @@
+"""Who calls a function, who reads an attribute, what ``self`` is: looked up in all files of a project."""
+
+from __future__ import annotations
+
+import ast
+from functools import cached_property
+
+from rewrite.classes import Class, Classes
+from rewrite.scopes import Function, Scoped
+
+Where = tuple[Scoped, ast.AST]
+REORDERING = frozenset({"insert", "reverse", "pop", "sort", "remove", "clear"})
+TRANSPARENT = frozenset({"staticmethod", "classmethod", "cache", "lru_cache"})
+
+
+class Index:
+    """Names that are read and called in a project."""
+
+    def __init__(self, classes: Classes) -> None:
+        self.classes = classes
+        self.project = classes.project
+        self._reads: dict[tuple[Class, str], list[tuple[Scoped, ast.Attribute]]] = {}
+        self._callers: dict[ast.AST, tuple[list[Where], bool]] = {}
+
+    def self_class(self, file: Scoped, node: ast.AST) -> Class | None:
+        """The class of which ``node`` is the instance: the first argument of a method, read in it or in a closure."""
+        if not isinstance(node, ast.Name):
+            return None
+        home = file.scope_of(node).home(node.id)
+        if home is None or not isinstance(home.node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return None
+        method = home.node
+        arguments = (*method.args.posonlyargs, *method.args.args)
+        if not arguments or arguments[0].arg != node.id or file.bindings(home, node.id) != [arguments[0]]:
+            return None
+        owner = file.class_of(method)
+        if owner is None or any(_name(each) in ("staticmethod", "classmethod") for each in method.decorator_list):
+            return None
+        return self.classes.by_node.get(owner)
+
+    def attribute_reads(self, owner: Class, name: str) -> list[tuple[Scoped, ast.Attribute]]:
+        """Where the attribute ``name`` of an instance of ``owner`` may be read."""
+        key = owner, name
+        if key not in self._reads:
+            related = {*owner.line(), *owner.below()}
+            self._reads[key] = [
+                (file, read)
+                for file in self.project.files
+                for read in file.attributes.get(name, ())
+                if (found := self.self_class(file, read.value)) is None or found in related
+            ]
+        return self._reads[key]
+
+    def calls_of(self, file: Scoped, function: Function) -> tuple[list[Where], bool]:
+        """The calls of a function or method, and whether it is passed on, so that there may be others."""
+        if function not in self._callers:
+            self._callers[function] = self._calls_of(file, function)
+        return self._callers[function]
+
+    def is_reordered(self, file: Scoped, read: ast.AST) -> bool:
+        """Whether a list is read here to be changed otherwise than at its end."""
+        parent = file.parents.get(read)
+        match parent:
+            case ast.Attribute(attr=attribute):
+                return attribute in REORDERING
+            case ast.Subscript(ctx=ast.Store() | ast.Del()):
+                return True
+        return False
+
+    def _calls_of(self, file: Scoped, function: Function) -> tuple[list[Where], bool]:
+        if isinstance(function, ast.Lambda):
+            return [], True
+        owner = file.class_of(function)
+        if owner is not None:
+            return self._method_calls(file, function, owner)
+        scope = file.scope_of(function)
+        calls: list[Where] = []
+        escapes = any(_name(each) not in TRANSPARENT for each in function.decorator_list)
+        if scope is not file.top:
+            reads: list[tuple[Scoped, ast.AST]] = [(file, read) for read in file.reads(scope, function.name)]
+        else:
+            reads = self.reads_of(f"{self.project.names[file]}.{function.name}", function.name)
+        for where, read in reads:
+            parent = where.parents.get(read)
+            if isinstance(parent, ast.Call) and parent.func is read:
+                calls.append((where, parent))
+            else:
+                escapes = True
+        return calls, escapes
+
+    def reads_of(self, full_name: str, name: str) -> list[Where]:
+        """Where a function or class at the top of a file is read, under any name."""
+        found: list[Where] = []
+        for file in self.project.files:
+            names = {name, *self._other_names.get(name, ())}
+            reads: list[ast.AST] = [read for each in names for read in self.names_read(file).get(each, ())]
+            reads += file.attributes.get(name, ())
+            found += [(file, read) for read in reads if self.project.full_name(file, read) == full_name]
+        return found
+
+    def names_read(self, file: Scoped) -> dict[str, list[ast.Name]]:
+        """All names that are read in a file."""
+        if file not in self._names:
+            table: dict[str, list[ast.Name]] = {}
+            waiting = [file.top]
+            while waiting:
+                scope = waiting.pop()
+                waiting += scope.inner
+                for name, reads in scope.read.items():
+                    table.setdefault(name, []).extend(reads)
+            self._names[file] = table
+        return self._names[file]
+
+    @cached_property
+    def _names(self) -> dict[Scoped, dict[str, list[ast.Name]]]:
+        return {}
+
+    @cached_property
+    def _other_names(self) -> dict[str, set[str]]:
+        """The names under which imports and assignments of the project bind a name besides."""
+        others: dict[str, set[str]] = {}
+        for file in self.project.files:
+            for bound, bindings in file.top.bound.items():
+                for binding in bindings:
+                    statement = file.parents.get(binding)
+                    if isinstance(binding, ast.ImportFrom):
+                        for alias in binding.names:
+                            if alias.asname == bound:
+                                others.setdefault(alias.name, set()).add(bound)
+                    elif isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Name):
+                        others.setdefault(statement.value.id, set()).add(bound)
+        return others
+
+    def _method_calls(self, file: Scoped, function: ast.AST, owner: ast.ClassDef) -> tuple[list[Where], bool]:
+        assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        around = self.classes.by_node.get(owner)
+        if around is None:
+            return [], True
+        decorators = {_name(each) for each in function.decorator_list}
+        calls: list[Where] = []
+        for where, read in self.attribute_reads(around, function.name):
+            parent = where.parents.get(read)
+            if isinstance(parent, ast.Call) and parent.func is read:
+                calls.append((where, parent))
+            elif "property" in decorators or "cached_property" in decorators:
+                calls.append((where, read))
+        return calls, False
+
+
+def _name(node: ast.expr) -> str | None:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return name
+    return None

@@ -1,0 +1,222 @@
+"""The layers of torch 2.13.0; ``python -m tests.rewrite.layer_probe`` writes this file.
+
+A row: the module below torch.nn; its classes; their bases (``?d`` is what the class's own name ends with); what
+their constructors take (``...`` is a default that is no literal); and the names of parameters and of buffers,
+each with the arguments that it needs. What is empty at the end of a row is left out.
+"""
+
+from typing import Final
+
+TORCH: Final = "2.13.0"
+
+# fmt: off
+ROWS: Final[tuple[tuple[str, ...], ...]] = (
+    ("modules.activation", "CELU ELU", "Module", "alpha=1.0, inplace=False"),
+    ("modules.activation", "GELU", "Module", "approximate='none'"),
+    ("modules.activation", "GLU", "Module", "dim=-1"),
+    ("modules.activation", "Hardshrink Softshrink", "Module", "lambd=0.5"),
+    ("modules.activation", "Hardsigmoid Hardswish Mish ReLU SELU SiLU", "Module", "inplace=False"),
+    ("modules.activation", "Hardtanh", "Module",
+     "min_val=-1.0, max_val=1.0, inplace=False, min_value=None, max_value=None"),
+    ("modules.activation", "LeakyReLU", "Module", "negative_slope=0.01, inplace=False"),
+    ("modules.activation", "LogSigmoid Sigmoid Softmax2d Softsign Tanh Tanhshrink", "Module", "*args, **kwargs"),
+    ("modules.activation", "LogSoftmax Softmax Softmin", "Module", "dim=None"),
+    ("modules.activation", "MultiheadAttention", "Module",
+     "embed_dim, num_heads, dropout=0.0, bias=True, add_bias_kv=False, add_zero_attn=False, kdim=None, "
+     "vdim=None, batch_first=False, device=None, dtype=None"),
+    ("modules.activation", "PReLU", "Module", "num_parameters=1, init=0.25, device=None, dtype=None", "weight"),
+    ("modules.activation", "RReLU", "Module", "lower=0.125, upper=0.3333333333333333, inplace=False"),
+    ("modules.activation", "ReLU6", "Hardtanh Module", "inplace=False"),
+    ("modules.activation", "Softplus", "Module", "beta=1.0, threshold=20.0"),
+    ("modules.activation", "Threshold", "Module", "threshold, value, inplace=False"),
+    ("modules.adaptive", "AdaptiveLogSoftmaxWithLoss", "Module",
+     "in_features, n_classes, cutoffs, div_value=4.0, head_bias=False, device=None, dtype=None"),
+    ("modules.batchnorm", "BatchNorm1d BatchNorm2d BatchNorm3d", "_BatchNorm _NormBase Module",
+     "num_features, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, device=None, dtype=None, *, "
+     "bias=True", "weight if affine, bias if affine and bias",
+     "running_mean if track_running_stats, running_var if track_running_stats, "
+     "num_batches_tracked if track_running_stats"),
+    ("modules.batchnorm", "LazyBatchNorm1d LazyBatchNorm2d LazyBatchNorm3d",
+     "_LazyNormBase LazyModuleMixin _BatchNorm _NormBase Module",
+     "eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, device=None, dtype=None, *, bias=True",
+     "weight if affine, bias if affine and bias",
+     "running_mean if track_running_stats, running_var if track_running_stats, "
+     "num_batches_tracked if track_running_stats"),
+    ("modules.batchnorm", "SyncBatchNorm", "_BatchNorm _NormBase Module",
+     "num_features, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, process_group=None, "
+     "device=None, dtype=None, *, bias=True", "weight if affine, bias if affine and bias",
+     "running_mean if track_running_stats, running_var if track_running_stats, "
+     "num_batches_tracked if track_running_stats"),
+    ("modules.channelshuffle", "ChannelShuffle", "Module", "groups"),
+    ("modules.container", "Container", "Module", "**kwargs"),
+    ("modules.container", "ModuleDict ModuleList", "Module", "modules=None"),
+    ("modules.container", "ParameterDict", "Module", "parameters=None"),
+    ("modules.container", "ParameterList", "Module", "values=None"),
+    ("modules.container", "Sequential", "Module", "*args"),
+    ("modules.conv", "Conv1d Conv2d Conv3d", "_ConvNd Module",
+     "in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, "
+     "padding_mode='zeros', device=None, dtype=None", "weight, bias if bias"),
+    ("modules.conv", "ConvTranspose1d ConvTranspose2d ConvTranspose3d", "_ConvTransposeNd _ConvNd Module",
+     "in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, "
+     "dilation=1, padding_mode='zeros', device=None, dtype=None", "weight, bias if bias"),
+    ("modules.conv", "LazyConv1d LazyConv2d LazyConv3d", "_LazyConvXdMixin LazyModuleMixin Conv?d _ConvNd Module",
+     "out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, padding_mode='zeros', "
+     "device=None, dtype=None", "weight, bias if bias"),
+    ("modules.conv", "LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d",
+     "_LazyConvXdMixin LazyModuleMixin ConvTranspose?d _ConvTransposeNd _ConvNd Module",
+     "out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, dilation=1, "
+     "padding_mode='zeros', device=None, dtype=None", "weight, bias if bias"),
+    ("modules.distance", "CosineSimilarity", "Module", "dim=1, eps=1e-08"),
+    ("modules.distance", "PairwiseDistance", "Module", "p=2.0, eps=1e-06, keepdim=False"),
+    ("modules.dropout", "AlphaDropout Dropout Dropout1d Dropout2d Dropout3d FeatureAlphaDropout",
+     "_DropoutNd Module", "p=0.5, inplace=False"),
+    ("modules.flatten", "Flatten", "Module", "start_dim=1, end_dim=-1"),
+    ("modules.flatten", "Unflatten", "Module", "dim, unflattened_size"),
+    ("modules.fold", "Fold", "Module", "output_size, kernel_size, dilation=1, padding=0, stride=1"),
+    ("modules.fold", "Unfold", "Module", "kernel_size, dilation=1, padding=0, stride=1"),
+    ("modules.instancenorm", "InstanceNorm1d InstanceNorm2d InstanceNorm3d", "_InstanceNorm _NormBase Module",
+     "num_features, eps=1e-05, momentum=0.1, affine=False, track_running_stats=False, device=None, dtype=None, "
+     "*, bias=True", "weight if affine, bias if affine and bias",
+     "running_mean if track_running_stats, running_var if track_running_stats, "
+     "num_batches_tracked if track_running_stats"),
+    ("modules.instancenorm", "LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d",
+     "_LazyNormBase LazyModuleMixin _InstanceNorm _NormBase Module",
+     "eps=1e-05, momentum=0.1, affine=True, track_running_stats=True, device=None, dtype=None, *, bias=True",
+     "weight if affine, bias if affine and bias",
+     "running_mean if track_running_stats, running_var if track_running_stats, "
+     "num_batches_tracked if track_running_stats"),
+    ("modules.linear", "Bilinear", "Module",
+     "in1_features, in2_features, out_features, bias=True, device=None, dtype=None", "weight, bias if bias"),
+    ("modules.linear", "Identity", "Module", "*args, **kwargs"),
+    ("modules.linear", "LazyLinear", "LazyModuleMixin Linear Module",
+     "out_features, bias=True, device=None, dtype=None", "weight, bias if bias"),
+    ("modules.linear", "Linear", "Module", "in_features, out_features, bias=True, device=None, dtype=None",
+     "weight, bias if bias"),
+    ("modules.loss", "BCELoss MultiLabelSoftMarginLoss", "_WeightedLoss _Loss Module",
+     "weight=None, size_average=None, reduce=None, reduction='mean'", "", "weight if weight is not None"),
+    ("modules.loss", "BCEWithLogitsLoss", "_Loss Module",
+     "weight=None, size_average=None, reduce=None, reduction='mean', pos_weight=None", "",
+     "weight if weight is not None, pos_weight if pos_weight is not None"),
+    ("modules.loss", "CTCLoss", "_Loss Module", "blank=0, reduction='mean', zero_infinity=False"),
+    ("modules.loss", "CosineEmbeddingLoss MarginRankingLoss", "_Loss Module",
+     "margin=0.0, size_average=None, reduce=None, reduction='mean'"),
+    ("modules.loss", "CrossEntropyLoss", "_WeightedLoss _Loss Module",
+     "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean', label_smoothing=0.0", "",
+     "weight if weight is not None"),
+    ("modules.loss", "GaussianNLLLoss", "_Loss Module", "*, full=False, eps=1e-06, reduction='mean'"),
+    ("modules.loss", "HingeEmbeddingLoss", "_Loss Module",
+     "margin=1.0, size_average=None, reduce=None, reduction='mean'"),
+    ("modules.loss", "HuberLoss", "_Loss Module", "reduction='mean', delta=1.0"),
+    ("modules.loss", "KLDivLoss", "_Loss Module",
+     "size_average=None, reduce=None, reduction='mean', log_target=False"),
+    ("modules.loss", "L1Loss MSELoss MultiLabelMarginLoss SoftMarginLoss", "_Loss Module",
+     "size_average=None, reduce=None, reduction='mean'"),
+    ("modules.loss", "LinearCrossEntropyLoss", "_WeightedLoss _Loss Module",
+     "in_features, num_classes, *, out_features=(), bias=False, device=None, dtype=None, reduction='mean', "
+     "weight=None, ignore_index=None, label_smoothing=0.0, options=None", "linear.weight, linear.bias if bias",
+     "weight if weight is not None"),
+    ("modules.loss", "MultiMarginLoss", "_WeightedLoss _Loss Module",
+     "p=1, margin=1.0, weight=None, size_average=None, reduce=None, reduction='mean'", "",
+     "weight if weight is not None"),
+    ("modules.loss", "NLLLoss", "_WeightedLoss _Loss Module",
+     "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean'", "",
+     "weight if weight is not None"),
+    ("modules.loss", "NLLLoss2d", "NLLLoss _WeightedLoss _Loss Module",
+     "weight=None, size_average=None, ignore_index=-100, reduce=None, reduction='mean'", "",
+     "weight if weight is not None"),
+    ("modules.loss", "PoissonNLLLoss", "_Loss Module",
+     "log_input=True, full=False, size_average=None, eps=1e-08, reduce=None, reduction='mean'"),
+    ("modules.loss", "SmoothL1Loss", "_Loss Module", "size_average=None, reduce=None, reduction='mean', beta=1.0"),
+    ("modules.loss", "TripletMarginLoss", "_Loss Module",
+     "margin=1.0, p=2.0, eps=1e-06, swap=False, size_average=None, reduce=None, reduction='mean'"),
+    ("modules.loss", "TripletMarginWithDistanceLoss", "_Loss Module",
+     "*, distance_function=None, margin=1.0, swap=False, reduction='mean'"),
+    ("modules.module", "Module", "", "*args, **kwargs"),
+    ("modules.normalization", "CrossMapLRN2d", "Module", "size, alpha=0.0001, beta=0.75, k=1"),
+    ("modules.normalization", "GroupNorm", "Module",
+     "num_groups, num_channels, eps=1e-05, affine=True, device=None, dtype=None, *, bias=True",
+     "weight if affine, bias if affine and bias"),
+    ("modules.normalization", "LayerNorm", "Module",
+     "normalized_shape, eps=1e-05, elementwise_affine=True, bias=True, device=None, dtype=None",
+     "weight if elementwise_affine, bias if elementwise_affine and bias"),
+    ("modules.normalization", "LocalResponseNorm", "Module", "size, alpha=0.0001, beta=0.75, k=1.0"),
+    ("modules.normalization", "RMSNorm", "Module",
+     "normalized_shape, eps=None, elementwise_affine=True, device=None, dtype=None", "weight if elementwise_affine"),
+    ("modules.padding", "CircularPad1d CircularPad2d CircularPad3d", "_CircularPadNd Module", "padding"),
+    ("modules.padding", "ConstantPad1d ConstantPad2d ConstantPad3d", "_ConstantPadNd Module", "padding, value"),
+    ("modules.padding", "ReflectionPad1d ReflectionPad2d ReflectionPad3d", "_ReflectionPadNd Module", "padding"),
+    ("modules.padding", "ReplicationPad1d ReplicationPad2d ReplicationPad3d", "_ReplicationPadNd Module", "padding"),
+    ("modules.padding", "ZeroPad1d ZeroPad2d ZeroPad3d", "ConstantPad?d _ConstantPadNd Module", "padding"),
+    ("modules.pixelshuffle", "PixelShuffle", "Module", "upscale_factor"),
+    ("modules.pixelshuffle", "PixelUnshuffle", "Module", "downscale_factor"),
+    ("modules.pooling", "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d", "_AdaptiveAvgPoolNd Module",
+     "output_size"),
+    ("modules.pooling", "AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d", "_AdaptiveMaxPoolNd Module",
+     "output_size, return_indices=False"),
+    ("modules.pooling", "AvgPool1d", "_AvgPoolNd Module",
+     "kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True"),
+    ("modules.pooling", "AvgPool2d AvgPool3d", "_AvgPoolNd Module",
+     "kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None"),
+    ("modules.pooling", "FractionalMaxPool2d FractionalMaxPool3d", "Module",
+     "kernel_size, output_size=None, output_ratio=None, return_indices=False, _random_samples=None", "",
+     "_random_samples if _random_samples is not None"),
+    ("modules.pooling", "LPPool1d LPPool2d LPPool3d", "_LPPoolNd Module",
+     "norm_type, kernel_size, stride=None, ceil_mode=False"),
+    ("modules.pooling", "MaxPool1d MaxPool2d MaxPool3d", "_MaxPoolNd Module",
+     "kernel_size, stride=None, padding=0, dilation=1, return_indices=False, ceil_mode=False"),
+    ("modules.pooling", "MaxUnpool1d MaxUnpool2d MaxUnpool3d", "_MaxUnpoolNd Module",
+     "kernel_size, stride=None, padding=0"),
+    ("modules.rnn", "GRU", "RNNBase Module",
+     "input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, "
+     "device=None, dtype=None"),
+    ("modules.rnn", "GRUCell LSTMCell", "RNNCellBase Module",
+     "input_size, hidden_size, bias=True, device=None, dtype=None",
+     "weight_ih, weight_hh, bias_ih if bias, bias_hh if bias"),
+    ("modules.rnn", "LSTM", "RNNBase Module",
+     "input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, bidirectional=False, "
+     "proj_size=0, device=None, dtype=None"),
+    ("modules.rnn", "RNN", "RNNBase Module",
+     "input_size, hidden_size, num_layers=1, nonlinearity='tanh', bias=True, batch_first=False, dropout=0.0, "
+     "bidirectional=False, device=None, dtype=None"),
+    ("modules.rnn", "RNNBase", "Module",
+     "mode, input_size, hidden_size, num_layers=1, bias=True, batch_first=False, dropout=0.0, "
+     "bidirectional=False, proj_size=0, device=None, dtype=None"),
+    ("modules.rnn", "RNNCell", "RNNCellBase Module",
+     "input_size, hidden_size, bias=True, nonlinearity='tanh', device=None, dtype=None",
+     "weight_ih, weight_hh, bias_ih if bias, bias_hh if bias"),
+    ("modules.rnn", "RNNCellBase", "Module", "input_size, hidden_size, bias, num_chunks, device=None, dtype=None",
+     "weight_ih, weight_hh, bias_ih if bias, bias_hh if bias"),
+    ("modules.sparse", "Embedding", "Module",
+     "num_embeddings, embedding_dim, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, "
+     "sparse=False, _weight=None, _freeze=False, device=None, dtype=None", "weight"),
+    ("modules.sparse", "EmbeddingBag", "Module",
+     "num_embeddings, embedding_dim, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, mode='mean', "
+     "sparse=False, _weight=None, include_last_offset=False, padding_idx=None, device=None, dtype=None", "weight"),
+    ("modules.transformer", "Transformer", "Module",
+     "d_model=512, nhead=8, num_encoder_layers=6, num_decoder_layers=6, dim_feedforward=2048, dropout=0.1, "
+     "activation=..., custom_encoder=None, custom_decoder=None, layer_norm_eps=1e-05, batch_first=False, "
+     "norm_first=False, bias=True, device=None, dtype=None"),
+    ("modules.transformer", "TransformerDecoder", "Module", "decoder_layer, num_layers, norm=None"),
+    ("modules.transformer", "TransformerDecoderLayer", "Module",
+     "d_model, nhead, dim_feedforward=2048, dropout=0.1, activation=..., layer_norm_eps=1e-05, "
+     "batch_first=False, norm_first=False, bias=True, device=None, dtype=None",
+     "self_attn.in_proj_weight, self_attn.in_proj_bias if bias, self_attn.out_proj.weight, "
+     "self_attn.out_proj.bias if bias, multihead_attn.in_proj_weight, multihead_attn.in_proj_bias if bias, "
+     "multihead_attn.out_proj.weight, multihead_attn.out_proj.bias if bias, linear1.weight, "
+     "linear1.bias if bias, linear2.weight, linear2.bias if bias, norm1.weight, norm1.bias if bias, "
+     "norm2.weight, norm2.bias if bias, norm3.weight, norm3.bias if bias"),
+    ("modules.transformer", "TransformerEncoder", "Module",
+     "encoder_layer, num_layers, norm=None, enable_nested_tensor=True, mask_check=True"),
+    ("modules.transformer", "TransformerEncoderLayer", "Module",
+     "d_model, nhead, dim_feedforward=2048, dropout=0.1, activation=..., layer_norm_eps=1e-05, "
+     "batch_first=False, norm_first=False, bias=True, device=None, dtype=None",
+     "self_attn.in_proj_weight, self_attn.in_proj_bias if bias, self_attn.out_proj.weight, "
+     "self_attn.out_proj.bias if bias, linear1.weight, linear1.bias if bias, linear2.weight, "
+     "linear2.bias if bias, norm1.weight, norm1.bias if bias, norm2.weight, norm2.bias if bias"),
+    ("modules.upsampling", "Upsample", "Module",
+     "size=None, scale_factor=None, mode='nearest', align_corners=None, recompute_scale_factor=None"),
+    ("modules.upsampling", "UpsamplingBilinear2d UpsamplingNearest2d", "Upsample Module",
+     "size=None, scale_factor=None"),
+    ("parallel.data_parallel", "DataParallel", "Module Generic",
+     "module, device_ids=None, output_device=None, dim=0"),
+)

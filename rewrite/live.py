@@ -1,0 +1,205 @@
+"""Where in source text each tensor of a live model was made: its builder runs once, and the stack is looked at.
+
+torch calls global hooks wherever a module registers a parameter, a buffer or another module. They are there while the
+builder runs; nothing is patched, and no trace function is set.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from rewrite.frames import Spot, Stack
+from rewrite.source import Source, UnreadableError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Kind = Literal["call", "parameter"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """The expression that made a tensor. Lines count from 1, columns from 0 in bytes of UTF-8, as in ``ast``.
+
+    ``kind`` is "call" where it is the call that constructs a module, which has the tensor under ``name_below``; it is
+    "parameter" where it gives the tensor to its module: the target of an assignment, or a call, of
+    ``register_parameter`` for instance. ``name_below`` is then empty.
+    """
+
+    file: str
+    line: int
+    column: int
+    end_line: int
+    end_column: int
+    kind: Kind
+    name_below: str
+
+
+@dataclass(frozen=True)
+class Untold:
+    """Why it cannot be told what made a tensor."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What made the tensors of a model, by each dotted name of each, in the model's order."""
+
+    parameters: Mapping[str, Made | Untold]
+    buffers: Mapping[str, Made | Untold]
+
+
+def trace(build: Callable[[], nn.Module]) -> Traced:
+    """Run ``build`` once, and say of each tensor of the model that it returns what made it.
+
+    What torch builds inside modules of its own is told of the nearest module around it that other code constructed,
+    and so is what was copied. A tensor that stands elsewhere later, by a tie, is told of where it stood first; one that
+    was put in the place of another, of what put it there. So build from a configuration, not from a checkpoint: its
+    loader may put in all of them.
+
+    Raises TypeError where ``build`` returns no module; an error of ``build`` passes.
+    """
+    from torch import nn
+    from torch.nn.modules.module import (
+        register_module_buffer_registration_hook,
+        register_module_module_registration_hook,
+        register_module_parameter_registration_hook,
+    )
+
+    record = _Record(Stack(trace.__code__))
+    hooks = [
+        register_module_module_registration_hook(record.module),
+        register_module_parameter_registration_hook(record.tensor),
+        register_module_buffer_registration_hook(record.tensor),
+    ]
+    try:
+        model = build()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the builder must return a torch.nn.Module; it returned {type(model).__name__}")
+    told = _Telling(record, model)
+    return Traced(
+        {name: told.made(name, tensor) for name, tensor in model.named_parameters(remove_duplicate=False)},
+        {name: told.made(name, tensor) for name, tensor in model.named_buffers(remove_duplicate=False)},
+    )
+
+
+class _Origin(NamedTuple):
+    """A registration of a tensor: by code outside torch at ``spot``, or by a constructor of torch."""
+
+    host: nn.Module
+    name: str
+    spot: Spot | None
+
+
+class _Record:
+    """What the hooks see. Modules and tensors are kept, so that no other one gets the id of one that is gone."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.calls: dict[int, Spot | None] = {}  # by modules: the calls of constructors
+        self.first: dict[int, _Origin] = {}  # by tensors
+        self.latest: dict[tuple[int, str], _Origin] = {}  # by modules and names
+        self._stack = stack
+        self._kept: list[object] = []
+
+    def module(self, host: nn.Module, _name: str, _child: object) -> None:
+        """Something is registered in ``host``, which may be under construction."""
+        if id(host) not in self.calls:
+            frame = self._stack.construction(host)
+            if frame is not None:
+                self.calls[id(host)] = self._stack.spot(frame)
+                self._kept.append(host)
+
+    def tensor(self, host: nn.Module, name: str, tensor: Tensor | None) -> None:
+        """A parameter or buffer is registered in ``host``."""
+        self.module(host, name, tensor)
+        origin = _Origin(host, name, self._stack.assignment(host))
+        self._kept += (host, tensor)
+        self.latest[id(host), name] = origin
+        if tensor is not None:
+            self.first.setdefault(id(tensor), origin)
+
+
+class _Telling:
+    """What was recorded, told by the names that a model has in the end."""
+
+    def __init__(self, record: _Record, model: nn.Module) -> None:
+        self._record = record
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._places: dict[int, str] = {}
+        for place, module in self._modules.items():
+            self._places.setdefault(id(module), place)
+        self._expressions = cache(_expressions)  # a file is read once a trace: it may be another one the next time
+
+    def made(self, full_name: str, tensor: Tensor) -> Made | Untold:
+        """What made ``tensor``, which stands at ``full_name``."""
+        place, _, name = full_name.rpartition(".")
+        host = self._modules[place]
+        # what `Module.to` puts in the place of a tensor is not registered anew
+        origin = self._record.first.get(id(tensor)) or self._record.latest.get((id(host), name))
+        if origin is None:
+            return self._around(place, name)
+        if origin.spot is not None:
+            return self._at(origin.spot, "parameter", "")
+        call = self._record.calls.get(id(origin.host))
+        if call is not None:
+            return self._at(call, "call", origin.name)
+        if id(origin.host) in self._places:
+            return self._around(self._places[id(origin.host)], origin.name)
+        return Untold("it was taken out of a module of torch that is no part of the model")
+
+    def _around(self, place: str, below: str) -> Made | Untold:
+        """The call that constructed the module at ``place``, or the nearest one around it."""
+        while (call := self._record.calls.get(id(self._modules[place]))) is None:
+            if not place:
+                return Untold("it was copied, or was there before, and no call around it constructs a module")
+            place, _, last = place.rpartition(".")
+            below = f"{last}.{below}"
+        return self._at(call, "call", below)
+
+    def _at(self, spot: Spot, kind: Kind, below: str) -> Made | Untold:
+        if not os.path.isfile(spot.code.co_filename):
+            return Untold(f"it was made by code that stands in no file: {spot.code.co_filename}")
+        file = os.path.abspath(spot.code.co_filename)
+        line, end_line, _, end_column = spot.positions
+        if line is None or end_line is None or end_column is None:
+            return Untold(f"Python keeps no positions of {file}: start it without -X no_debug_ranges")
+        ending = self._expressions(file)
+        if isinstance(ending, str):
+            return Untold(ending)
+        node = ending.get((end_line, end_column))
+        if node is None or (kind == "call" and not _may_construct(node)):
+            return Untold(f"what made it at line {line} of {file} is no call of its own")
+        return Made(file, node.lineno, node.col_offset, end_line, end_column, kind, below)
+
+
+def _expressions(file: str) -> dict[tuple[int, int], ast.expr] | str:
+    """The calls and the targets of assignments, by where they end, for no two end together; or why there are none.
+
+    Where they begin Python does not tell: of ``nn.Linear(3, 3)`` on two lines it may give the second one's begin.
+    """
+    try:
+        tree = Source.read(file, Path(file).read_bytes()).tree
+    except (OSError, UnreadableError) as error:
+        return f"{file} cannot be read: {error}"
+    return {
+        (node.end_lineno or 0, node.end_col_offset or 0): node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        or (isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store))
+    }
+
+
+def _may_construct(node: ast.expr) -> bool:
+    """Whether ``node`` is a call, and not one like ``list(map(nn.Linear, sizes))``, which constructs on the way."""
+    return isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in vars(builtins))

@@ -1,0 +1,149 @@
+"""The calls of a project that make tensors, and where each may stand: layers, classes of the project, parameters."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from rewrite.classes import Class, Classes
+from rewrite.flow import Flow
+from rewrite.index import Index
+from rewrite.items import Path, literal
+from rewrite.keys import key_of
+from rewrite.layers import UNKNOWN, Layer, Tensors, bound, layer, tensors
+from rewrite.places import Into, Place
+from rewrite.scopes import Scoped
+from rewrite.unresolved import may_make_modules
+
+PARAMETERS = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
+BUFFERS = frozenset({"torch.nn.Buffer", "torch.nn.parameter.Buffer"})
+LAYERS_WITH_CHILDREN = frozenset({"TransformerEncoder", "TransformerDecoder", "DataParallel"})
+ITSELF = Tensors(certain=("",))
+ITSELF_AS_BUFFER = Tensors(buffers=("",))
+
+
+class Kind(Enum):
+    """What a call makes."""
+
+    LAYER = "a layer of torch"
+    CLASS = "an instance of a class of the project"
+    PARAMETER = "a parameter or buffer of an author's own"
+    UNRESOLVED = "something that may be a module"
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One call that makes tensors. ``types`` are the class names of their host; ``made`` is a class of the project."""
+
+    file: Scoped
+    node: ast.Call
+    kind: Kind
+    places: frozenset[Place]
+    tensors: Tensors
+    types: tuple[str, ...] = ()
+    made: Class | None = None
+
+    @property
+    def position(self) -> tuple[str, int, int]:
+        """File, line and column, as ``ast`` counts."""
+        return self.file.source.path, self.node.lineno, self.node.col_offset
+
+
+def sites(classes: Classes, index: Index, *, open_world: bool) -> Iterator[Site]:
+    """Every call that makes tensors, or may."""
+    finding = _Finding(
+        classes,
+        Flow(classes, index, open_world=open_world),
+        Flow(classes, index, open_world=open_world, tensors=True),
+    )
+    for file in classes.project.files:
+        for call in file.calls:
+            site = finding.site(file, call)
+            if site is not None:
+                yield site
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """Follows what calls make: modules, and tensors."""
+
+    classes: Classes
+    modules: Flow
+    tensors: Flow
+
+    def site(self, file: Scoped, call: ast.Call) -> Site | None:
+        """What ``call`` makes, if that is known to be, or may be, a tensor or a module with tensors."""
+        full_name = self.classes.project.full_name(file, call.func)
+        if full_name is None:
+            return self._registered(file, call) or self._unresolved(file, call, full_name)
+        if full_name in PARAMETERS or full_name in BUFFERS:
+            made = ITSELF if full_name in PARAMETERS else ITSELF_AS_BUFFER
+            return Site(file, call, Kind.PARAMETER, self.tensors.places(file, call), made)
+        known = layer(full_name)
+        if known is not None:
+            return self._layer(file, call, known)
+        owner = self.classes.named(full_name)
+        if owner is not None:
+            made = inherited_tensors(owner, call)
+            return Site(file, call, Kind.CLASS, self.modules.places(file, call), made, owner.types(), owner)
+        return self._unresolved(file, call, full_name)
+
+    def _layer(self, file: Scoped, call: ast.Call, known: Layer) -> Site | None:
+        made = tensors_of(known, call)
+        if known.name in LAYERS_WITH_CHILDREN:  # what they are given is followed to them
+            made = replace(made, open=False)
+        if made == Tensors() or known.container:
+            return None
+        return Site(file, call, Kind.LAYER, self.modules.places(file, call), made, known.bases)
+
+    def _registered(self, file: Scoped, call: ast.Call) -> Site | None:
+        """``self.register_buffer("mean", ...)``, where the call itself is the place."""
+        match call:
+            case ast.Call(func=ast.Attribute(value=host, attr="register_buffer"), args=[name, *_]):
+                found = self.tensors.follow([Into(file, host, (key_of(name),))])
+                return Site(file, call, Kind.PARAMETER, found, ITSELF_AS_BUFFER)
+        return None
+
+    def _unresolved(self, file: Scoped, call: ast.Call, full_name: str | None) -> Site | None:
+        if not may_make_modules(file, call, full_name):
+            return None
+        found = self.modules.places(file, call)
+        return Site(file, call, Kind.UNRESOLVED, found, Tensors()) if found else None
+
+
+def tensors_of(known: Layer, call: ast.Call) -> Tensors:
+    """What a call of a layer's constructor makes."""
+    positional: list[object] = []
+    starred = any(each.arg is None for each in call.keywords)
+    for each in call.args:
+        if isinstance(each, ast.Starred):
+            starred = True
+            break
+        positional.append(_value(each))
+    keywords = {each.arg: _value(each.value) for each in call.keywords if each.arg is not None}
+    return tensors(known, bound(known, positional, keywords, starred=starred))
+
+
+def inherited_tensors(owner: Class, call: ast.Call | None) -> Tensors:
+    """What an instance of a class of the project has from the layer of torch that it is a kind of."""
+    inherited = owner.inherited()
+    if inherited is None or inherited.container:
+        return Tensors()
+    if call is not None and owner.method("__init__") is None:
+        return tensors_of(inherited, call)
+    return tensors(inherited, dict.fromkeys(inherited.arguments, UNKNOWN))
+
+
+def _value(node: ast.expr) -> object:
+    """A literal, or UNKNOWN."""
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return UNKNOWN
+
+
+def name_below(name: str) -> Path:
+    """The path of a tensor below what makes it; empty where it is that itself."""
+    return tuple(map(literal, name.split("."))) if name else ()

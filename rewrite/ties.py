@@ -1,0 +1,80 @@
+"""Parameters that stand under two names: an assignment of one to the other, or a class that declares its ties."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rewrite.classes import Class, Classes
+from rewrite.items import Part, Path, literal
+from rewrite.places import Place
+from rewrite.scopes import Scoped
+
+DECLARED = "_tied_weights_keys"
+ANY_PATH: Path = ((Part.ANYTHING,),)
+USUAL = frozenset({"weight", "bias"})
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A tie and where its sides stand, as far as that is known; a pattern may stand for any name."""
+
+    file: Scoped
+    node: ast.stmt
+    sides: tuple[Place, ...]
+
+
+def ties(classes: Classes) -> Iterator[Tie]:
+    """All ties of a project."""
+    for each in classes.by_node.values():
+        for statement in ast.walk(each.node):
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value) if name == DECLARED:
+                    yield from (Tie(each.file, statement, sides) for sides in _declared(each, value))
+                case ast.Assign(targets=[ast.Attribute() as target], value=ast.Attribute() as value):
+                    sides = _assigned(each, target, value)
+                    if sides:
+                        yield Tie(each.file, statement, sides)
+
+
+def _assigned(owner: Class, target: ast.Attribute, value: ast.Attribute) -> tuple[Place, ...]:
+    """``self.head.weight = self.embedding.weight``; what is no name of a parameter is a module or a number."""
+    if not USUAL & {target.attr, value.attr}:
+        return ()
+    return tuple(_side(owner, each) for each in (target, value))
+
+
+def _side(owner: Class, node: ast.Attribute) -> Place:
+    names: list[str] = []
+    root: ast.expr = node
+    while isinstance(root, ast.Attribute):
+        names.append(root.attr)
+        root = root.value
+    if isinstance(root, ast.Name) and root.id == "self":
+        return Place(owner, tuple(map(literal, reversed(names))))
+    return Place(None, (literal(node.attr),))
+
+
+def _declared(owner: Class, value: ast.expr) -> Iterator[tuple[Place, ...]]:
+    """The ties of a mapping from targets to sources, or of a list of targets alone."""
+    match value:
+        case ast.Constant(value=None):
+            return
+        case ast.Dict(keys=keys, values=values):
+            for pair in zip(keys, values, strict=True):
+                yield tuple(_named(owner, each) for each in pair)
+        case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements):
+            for each in elements:
+                yield _named(owner, each), Place(None, ANY_PATH)
+        case _:
+            yield (Place(None, ANY_PATH),)
+
+
+def _named(owner: Class, node: ast.expr | None) -> Place:
+    """Where a declared name stands; a pattern, or the name of a module, may mean any parameter."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        parts = node.value.split(".")
+        if parts[-1] in USUAL and all(part.isidentifier() or part.isdecimal() for part in parts):
+            return Place(owner, tuple(map(literal, parts)))
+    return Place(None, ANY_PATH)
