@@ -75,7 +75,7 @@ class Given:
     def _to_unnamed(self) -> Moves:
         """To a method, a function inside a function, or something that is not understood."""
         owner = super_of(self.flow, self.file, self.call)
-        local = _local_function(self.file, self.call)
+        local = local_function(self.file, self.call)
         if owner is not None:
             yield from self._to_base(owner)
         elif isinstance(self.call.func, ast.Attribute):
@@ -206,7 +206,8 @@ def _spread(flow: Flow, file: Scoped, call: ast.Call, below: Below) -> Moves:
         yield ANYWHERE
 
 
-def _local_function(file: Scoped, call: ast.Call) -> Method | None:
+def local_function(file: Scoped, call: ast.Call) -> Method | None:
+    """The function that is called by its name, where the name has no other meaning."""
     if not isinstance(call.func, ast.Name):
         return None
     home = file.scope_of(call).home(call.func.id)

@@ -52,10 +52,16 @@ def analysed(sources: Iterable[tuple[Source, str]], roots: Sequence[str] = (), *
         found = bool(chosen)
     if not chosen:
         made = tuple(sites(classes, index, open_world=True))
-        begins = dict.fromkeys(classes.by_node.values(), True)
+        begins = _anywhere(classes, made, passed_on)
     else:
         begins = dict.fromkeys(chosen, False) | dict.fromkeys(passed_on, True)
     return Analysis(classes, made, Tied(ties(classes), classes, made, begins), chosen, found, begins)
+
+
+def _anywhere(classes: Classes, made: Iterable[Site], passed_on: Sequence[Class]) -> dict[Class, bool]:
+    """Each class may be a model of its own; one that nothing here builds may stand anywhere in others besides."""
+    built = {site.made for site in made if site.kind is Kind.CLASS and _inside_a_class(classes, site)}
+    return {each: each not in built or each in passed_on for each in classes.by_node.values()}
 
 
 def _named(classes: Classes, name: str) -> Class:

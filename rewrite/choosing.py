@@ -37,11 +37,15 @@ class Decided:
 
 @dataclass(eq=False)
 class Choice:
-    """What is to be written: tensors at their calls, rules above the roots; and what was left."""
+    """What is to be written: tensors at their calls, rules above the roots; and what was left.
+
+    ``reasons`` are why rules are written above the roots.
+    """
 
     inline: list[Decided] = field(default_factory=list)
     above: tuple[int, ...] = ()
     problems: list[Problem] = field(default_factory=list)
+    reasons: list[Problem] = field(default_factory=list)
     matched: set[int] = field(default_factory=set)
 
 
@@ -68,7 +72,7 @@ def choose(analysis: Analysis, rules: RuleSet, style: str = Styles.AUTO) -> Choi
     choice.inline = [each for each in choice.inline if each.rule not in undecided]
     if analysis.roots and style != Styles.INLINE:
         choice.above = tuple(sorted(undecided & _with_effect(choice.matched, undecided, rules)))
-        choice.problems = []
+        choice.problems, choice.reasons = [], choice.problems
     return choice
 
 

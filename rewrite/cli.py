@@ -1,4 +1,4 @@
-"""The command line: ``computed-surgery constraints``, ``match``, ``spec``. Nothing here imports torch."""
+"""The command line: ``computed-surgery rewrite``, ``constraints``, ``match``, ``spec``. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from computed.registry import WHOLE_SPECS, catalogue, check_call
 from computed.spec import parse_spec, spec_text
+from rewrite.command import rewrite_files
 from rewrite.complaints import complaining, refuse
 from rewrite.listing import as_json, print_table
 from surgery.rules.pattern import Pattern
@@ -44,6 +45,9 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+app.command("rewrite")(rewrite_files)
 
 
 @app.command("constraints")

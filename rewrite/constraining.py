@@ -62,8 +62,8 @@ def followed(site: Site, spec: str, function: str) -> Edit:
     return Edit("CS101", begin, f"{WRAPPER}({host}, {arguments})", WRAPPER, (insertion,))
 
 
-def decorated(owner: Class, rules: Sequence[tuple[str, str | None]], function: str) -> Edit:
-    """``@constrained({...})`` above a class and all its other decorators."""
+def decorated(owner: Class, rules: Sequence[tuple[str, str | None]], reasons: Sequence[str], function: str) -> Edit:
+    """``@constrained({...})`` above a class and all its other decorators; ``reasons`` say why not at the calls."""
     source = owner.file.source
     nodes: list[ast.stmt | ast.expr] = [owner.node, *owner.node.decorator_list]
     at, stop = min(source.line_at(source.span(node)[0]) for node in nodes)
@@ -73,7 +73,8 @@ def decorated(owner: Class, rules: Sequence[tuple[str, str | None]], function: s
     written = ", ".join(f"{_quoted(pattern)}: {_quoted(spec)}" for pattern, spec in rules)
     text = f"{indent}@{function}({{{written}}}){newline}"
     begin, _ = source.span(owner.node)
-    return Edit("CS102", begin, f"@{DECORATOR}({{{written}}})", DECORATOR, (Insertion(at, DECORATOR_LINE, text),))
+    message = "; ".join((f"@{DECORATOR}({{{written}}})", *reasons))
+    return Edit("CS102", begin, message, DECORATOR, (Insertion(at, DECORATOR_LINE, text),))
 
 
 def written_arguments(specs: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ class Wish:
     """An edit that waits for the local name of the function it calls. ``lines`` are those of its statement."""
 
     file: Scoped
+    code: str
     function: str
     make: Callable[[str], Edit]
     lines: tuple[int, int]
@@ -41,7 +42,7 @@ def wishes(analysis: Analysis, rules: RuleSet, choice: Choice) -> tuple[list[Wis
     """Every edit that is to be made, and what is said of places where none can be."""
     wished: list[Wish] = []
     said: list[Diagnostic] = []
-    for each in (*_inline(analysis, rules, choice.inline), *_above(analysis, rules, choice.above)):
+    for each in (*_inline(analysis, rules, choice.inline), *_above(analysis, rules, choice)):
         if isinstance(each, Wish):
             wished.append(each)
         else:
@@ -88,16 +89,18 @@ def _wish(site: Site, specs: dict[str, str]) -> Wish | Diagnostic:
     try:
         if site.kind is Kind.PARAMETER:
             followed(site, specs[""], WRAPPER)
-            return Wish(site.file, WRAPPER, partial(followed, site, specs[""]), _lines(site))
+            return Wish(site.file, "CS101", WRAPPER, partial(followed, site, specs[""]), _lines(site))
         wrapped(site, specs, WRAPPER)
-        return Wish(site.file, WRAPPER, partial(wrapped, site, specs), _lines(site))
+        return Wish(site.file, "CS100", WRAPPER, partial(wrapped, site, specs), _lines(site))
     except NotEditableError as error:
         return _said(site, "CS114", str(error))
 
 
-def _above(analysis: Analysis, rules: RuleSet, chosen: tuple[int, ...]) -> Iterator[Wish | Diagnostic]:
+def _above(analysis: Analysis, rules: RuleSet, choice: Choice) -> Iterator[Wish | Diagnostic]:
+    chosen = choice.above
     if not chosen:
         return
+    reasons = [f"{each.message} ({each.code}, {each.file}:{each.line})" for each in choice.reasons[:1]]
     for root in analysis.roots:
         state = above_class(analysis.classes.project, root, rules, chosen)
         if state is State.OTHERWISE:
@@ -105,7 +108,7 @@ def _above(analysis: Analysis, rules: RuleSet, chosen: tuple[int, ...]) -> Itera
         elif state is State.ABSENT:
             pairs = [(rules.rules[index].text, _text(rules.rules[index].spec)) for index in chosen]
             line = root.node.lineno
-            yield Wish(root.file, DECORATOR, partial(decorated, root, pairs), (line, line))
+            yield Wish(root.file, "CS102", DECORATOR, partial(decorated, root, pairs, reasons), (line, line))
         for each in root.below()[1:]:
             yield _of_class(each, "CS121", f"{each.name} derives from {root.name}, and stays unconstrained")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Kind = Literal["call", "parameter"]
+Position = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -171,33 +172,41 @@ class _Telling:
         if not os.path.isfile(spot.code.co_filename):
             return Untold(f"it was made by code that stands in no file: {spot.code.co_filename}")
         file = os.path.abspath(spot.code.co_filename)
-        line, end_line, _, end_column = spot.positions
-        if line is None or end_line is None or end_column is None:
+        line, end_line, column, end_column = spot.positions
+        if line is None or end_line is None or column is None or end_column is None:
             return Untold(f"Python keeps no positions of {file}: start it without -X no_debug_ranges")
-        ending = self._expressions(file)
-        if isinstance(ending, str):
-            return Untold(ending)
-        node = ending.get((end_line, end_column))
+        known = self._expressions(file)
+        if isinstance(known, str):
+            return Untold(known)
+        node = known.get(((line, column), None)) or known.get((None, (end_line, end_column)))
         if node is None or (kind == "call" and not _may_construct(node)):
             return Untold(f"what made it at line {line} of {file} is no call of its own")
-        return Made(file, node.lineno, node.col_offset, end_line, end_column, kind, below)
+        assert node.end_lineno is not None
+        assert node.end_col_offset is not None
+        return Made(file, node.lineno, node.col_offset, node.end_lineno, node.end_col_offset, kind, below)
 
 
-def _expressions(file: str) -> dict[tuple[int, int], ast.expr] | str:
-    """The calls and the targets of assignments, by where they end, for no two end together; or why there are none.
+def _expressions(file: str) -> dict[tuple[Position | None, Position | None], ast.expr] | str:
+    """The calls and the targets of assignments in ``file``, by where they end; or why there are none.
 
-    Where they begin Python does not tell: of ``nn.Linear(3, 3)`` on two lines it may give the second one's begin.
+    No two of them end together. Where an attribute stands on another line than its object, Python says of the call or
+    the target that it begins with the name of the attribute: such ones also stand by that.
+    https://github.com/python/cpython/blob/3.11/Python/compile.c, update_start_location_to_match_attr
     """
     try:
         tree = Source.read(file, Path(file).read_bytes()).tree
     except (OSError, UnreadableError) as error:
         return f"{file} cannot be read: {error}"
-    return {
-        (node.end_lineno or 0, node.end_col_offset or 0): node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        or (isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store))
-    }
+    found: dict[tuple[Position | None, Position | None], ast.expr] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) or (
+            isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store)
+        ):
+            found[None, (node.end_lineno or 0, node.end_col_offset or 0)] = node
+            named = node.func if isinstance(node, ast.Call) else node
+            if isinstance(named, ast.Attribute) and named.lineno != named.end_lineno:
+                found[(named.end_lineno or 0, (named.end_col_offset or 0) - len(named.attr)), None] = node
+    return found
 
 
 def _may_construct(node: ast.expr) -> bool:

@@ -6,18 +6,20 @@ from dataclasses import dataclass
 
 from rewrite.codes import CODES, Weight
 from rewrite.diagnostics import Diagnostic
-from rewrite.source import Source
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A file before and after, and all that was said of it. ``after`` is ``before`` where nothing changes."""
+    """A file before and after, and all that was said of it. ``after`` is ``before`` where nothing changes.
+
+    ``matched`` are the positions of the rules that match something in this file or those that were read with it.
+    """
 
     path: str
     before: str
     after: str
     diagnostics: tuple[Diagnostic, ...]
-    source: Source | None = None
+    matched: frozenset[int] = frozenset()
 
     @property
     def changed(self) -> bool:

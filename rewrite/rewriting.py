@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rewrite.analysis import Analysis, analysed
-from rewrite.choosing import Choice, Styles, choose
+from rewrite.choosing import Styles, choose
 from rewrite.codes import CODES, Weight
 from rewrite.constraining import Edit
 from rewrite.diagnostics import Diagnostic
-from rewrite.editing import edits_of, wishes
+from rewrite.editing import Wish, edits_of, wishes
 from rewrite.insertion import inserted
 from rewrite.outcome import Outcome
 from rewrite.pragmas import Pragmas
@@ -44,7 +45,9 @@ def rewrite_source(
         self.fc = constrain(torch.nn.Linear(2, 2), weight="spectral")
     """
     source = Source.checked(path, text)
-    return rewrite_sources([(source, "source")], ruleset(rules), roots=roots, style=style)[0]
+    found = ruleset(rules)
+    outcome = rewrite_sources([(source, "source")], found, roots=roots, style=style)[0]
+    return replace(outcome, diagnostics=(*outcome.diagnostics, *unmatched(found, outcome.matched, path)))
 
 
 def ruleset(rules: Mapping[str, str | None] | Iterable[tuple[str, str | None]]) -> RuleSet:
@@ -59,6 +62,15 @@ def ruleset(rules: Mapping[str, str | None] | Iterable[tuple[str, str | None]]) 
     return found
 
 
+def unmatched(rules: RuleSet, matched: Collection[int], path: str) -> list[Diagnostic]:
+    """What is said of rules that match nothing."""
+    return [
+        Diagnostic(path, 1, 1, "CS117", f"rule {rule} matches nothing that the given files make")
+        for index, rule in enumerate(rules.rules)
+        if index not in matched
+    ]
+
+
 def rewrite_sources(
     sources: Sequence[tuple[Source, str]],
     rules: RuleSet,
@@ -66,18 +78,20 @@ def rewrite_sources(
     roots: Sequence[str] = (),
     style: str = Styles.AUTO,
     find_root: bool = True,
+    selected: Callable[[str], bool] = lambda code: True,
 ) -> list[Outcome]:
     """Write rules into files that belong together, each with its dotted module name; in their order.
 
-    Raises `UnknownRootError`.
+    Only codes that are ``selected`` are edited and told. Raises `UnknownRootError`.
     """
-    first = _pass(sources, rules, roots, style, find_root)
+    how = _How(rules, tuple(roots), style, find_root, selected)
+    first = _pass(sources, how)
     changed = [each for each in first if each.changed]
     if not changed:
         return first
     try:
         after = [(Source.checked(each.path, each.after), name) for each, (_, name) in zip(first, sources, strict=True)]
-        second = _pass(after, rules, roots, style, find_root)
+        second = _pass(after, how)
     except UnreadableError as error:
         return [_refused(each, f"the result is no Python: {error}") for each in first]
     return [
@@ -86,29 +100,37 @@ def rewrite_sources(
     ]
 
 
-def _pass(
-    sources: Sequence[tuple[Source, str]], rules: RuleSet, roots: Sequence[str], style: str, find_root: bool
-) -> list[Outcome]:
+@dataclass(frozen=True)
+class _How:
+    """What is asked for."""
+
+    rules: RuleSet
+    roots: tuple[str, ...]
+    style: str
+    find_root: bool
+    selected: Callable[[str], bool]
+
+
+def _pass(sources: Sequence[tuple[Source, str]], how: _How) -> list[Outcome]:
     pragmas = {source.path: Pragmas.of(source) for source, _ in sources}
-    analysis = analysed(sources, roots, find_root=find_root)
-    choice = choose(analysis, rules, style)
-    wished, said = wishes(analysis, rules, choice)
-    kept = [wish for wish in wished if not _silenced(pragmas[wish.file.source.path], wish.lines)]
+    analysis = analysed(sources, how.roots, find_root=how.find_root)
+    choice = choose(analysis, how.rules, how.style)
+    wished, said = wishes(analysis, how.rules, choice)
+    kept = [wish for wish in wished if how.selected(wish.code) and not _silenced(pragmas[wish.file.source.path], wish)]
     edits = edits_of(kept)
-    told = [*said, *edits.said, *_notes(analysis, rules, choice)]
+    told = [*said, *edits.said, *_notes(analysis)]
     told += [Diagnostic(each.file, each.line, each.column, each.code, each.message) for each in choice.problems]
+    matched = frozenset(choice.matched)
     outcomes = []
     for source, _ in sources:
-        mine = [each for each in told if each.path == source.path]
-        outcomes.append(_outcome(source, pragmas[source.path], edits.by_path.get(source.path, []), mine))
+        mine = [each for each in told if each.path == source.path and how.selected(each.code)]
+        outcome = _outcome(source, pragmas[source.path], edits.by_path.get(source.path, []), mine)
+        outcomes.append(replace(outcome, matched=matched))
     return outcomes
 
 
-def _silenced(pragmas: Pragmas, lines: tuple[int, int]) -> bool:
-    return pragmas.skip_file or pragmas.generated or any(pragmas.silences(*lines, code) for code in EDITS)
-
-
-EDITS = [code.name for code in CODES.values() if code.weight is Weight.EDIT]
+def _silenced(pragmas: Pragmas, wish: Wish) -> bool:
+    return pragmas.skip_file or pragmas.generated or pragmas.silences(*wish.lines, wish.code)
 
 
 def _outcome(source: Source, pragmas: Pragmas, edits: Sequence[Edit], said: Sequence[Diagnostic]) -> Outcome:
@@ -123,17 +145,9 @@ def _outcome(source: Source, pragmas: Pragmas, edits: Sequence[Edit], said: Sequ
     return Outcome(source.path, source.text, after, tuple(sorted(found)))
 
 
-def _notes(analysis: Analysis, rules: RuleSet, choice: Choice) -> list[Diagnostic]:
-    """What is said of the run as a whole, at the first file's first line."""
-    files = analysis.classes.project.files
-    if not files:
-        return []
-    path = files[0].source.path
-    found = [
-        Diagnostic(path, 1, 1, "CS117", f"rule {rule} matches nothing that the given files make")
-        for index, rule in enumerate(rules.rules)
-        if index not in choice.matched
-    ]
+def _notes(analysis: Analysis) -> list[Diagnostic]:
+    """What is said of roots."""
+    found = []
     for root in analysis.roots if analysis.found else ():
         place = root.file.source
         line, column = place.position(place.span(root.node)[0])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from rewrite.absorbing import local_function
 from rewrite.classes import Class, Classes
 from rewrite.flow import Flow
 from rewrite.index import Index
@@ -88,6 +89,8 @@ class _Finding:
         if owner is not None:
             made = inherited_tensors(owner, call)
             return Site(file, call, Kind.CLASS, self.modules.places(file, call), made, owner.types(), owner)
+        if self.classes.project.definition(full_name) is not None:  # what it returns is followed
+            return None
         return self._unresolved(file, call, full_name)
 
     def _layer(self, file: Scoped, call: ast.Call, known: Layer) -> Site | None:
@@ -107,7 +110,7 @@ class _Finding:
         return None
 
     def _unresolved(self, file: Scoped, call: ast.Call, full_name: str | None) -> Site | None:
-        if not may_make_modules(file, call, full_name):
+        if not may_make_modules(file, call, full_name) or local_function(file, call) is not None:
             return None
         found = self.modules.places(file, call)
         return Site(file, call, Kind.UNRESOLVED, found, Tensors()) if found else None

@@ -94,6 +94,15 @@ class Source:
         return starts[:-1] if len(starts) > 1 and starts[-1] == len(self.text) else starts
 
 
+def lines_of(text: str) -> list[str]:
+    r"""The lines of ``text`` with their newlines, as Python counts them.
+
+    >>> lines_of("a\r\n\fb\rc")
+    ['a\r\n', '\x0cb\r', 'c']
+    """
+    return [found for found in LINE.findall(text) if found]
+
+
 def parsed(text: str) -> ast.Module:
     """The syntax tree of ``text``; raises `UnreadableError` where there is none."""
     if "\0" in text:  # the parser does not say where

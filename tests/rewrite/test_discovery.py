@@ -234,7 +234,10 @@ def test_what_is_ignored_is_what_git_ignores(tmp_path: Path, size: str):
             lines = [random_pattern() for _ in range(random.randint(1, 4))]
             folder.joinpath(".gitignore").write_text(random.choice(["\n", "\r\n"]).join(lines), newline="")
         listing = subprocess.run(
-            ["git", "ls-files", "--others", "--exclude-standard", "-z"], cwd=root, capture_output=True, check=True
+            ["git", "ls-files", "--others", "--exclude-per-directory=.gitignore", "-z"],
+            cwd=root,
+            capture_output=True,
+            check=True,
         )
         expected = {os.fsdecode(each) for each in listing.stdout.split(b"\0") if each.endswith(b".py")}
         files = discover([root]).files

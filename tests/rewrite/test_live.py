@@ -162,6 +162,8 @@ class Hosts(nn.Module):
         self.memory = nn.LSTM(3, 4, num_layers=2, bidirectional=True)
         self.lazy = nn.LazyLinear(7)
         self.lazy_norm = nn.LazyBatchNorm1d()
+        (self
+            .on_two_lines) = nn.Parameter(torch.ones(8))
         self.parameters_listed = nn.ParameterList([nn.Parameter(torch.ones(each)) for each in (2, 3)])
         self.parameters_later = nn.ParameterList()
         self.parameters_later.append(nn.Parameter(torch.ones(4)))
@@ -270,6 +272,7 @@ EXPECTED: dict[str, tuple[str, str]] = {
     "hosts.memory.": ("nn.LSTM(3, 4, num_layers=2, bidirectional=True)", ""),
     "hosts.lazy.": ("nn.LazyLinear(7)", ""),
     "hosts.lazy_norm.": ("nn.LazyBatchNorm1d()", ""),
+    "hosts.on_two_lines": ("self\n            .on_two_lines", "parameter"),
     "hosts.parameters_listed.": ("nn.ParameterList([nn.Parameter(torch.ones(each)) for each in (2, 3)])", ""),
     "hosts.parameters_later.": (LATER, "parameter"),
     "hosts.parameters_named.": ('nn.ParameterDict({"one": nn.Parameter(torch.ones(5))})', ""),

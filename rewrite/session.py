@@ -1,0 +1,249 @@
+"""One call of the command: what was asked on the line and in files, the run, and what is printed of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from rewrite.codes import CODES, Weight
+from rewrite.complaints import complaining, refuse
+from rewrite.configuration import Configuration, Rule, RuleTextError, configured, split_rule
+from rewrite.diagnostics import Diagnostic
+from rewrite.discovery import Discovery, MissingPathsError, discover
+from rewrite.outcome import Outcome
+from rewrite.showing import diff, in_colour, sorted_all, statistics, summary, told
+from rewrite.toml_table import ConfigurationError
+from surgery.rules.errors import RuleError
+
+DONE, FOUND, UNREADABLE = 0, 1, 3
+SHOWN_FROM = 20  # files for which progress is shown
+
+
+@dataclass(frozen=True)
+class Show:
+    """How results are shown."""
+
+    output_format: str
+    write: bool
+    check: bool
+    statistics: bool
+    quiet: bool
+    verbose: bool
+
+
+@dataclass(frozen=True)
+class Session:
+    """What was asked for on the command line."""
+
+    show: Show
+    texts: tuple[str, ...]
+    rules_file: Path | None
+    roots: tuple[str, ...]
+    style: str | None
+    select: tuple[str, ...]
+    ignore: tuple[str, ...]
+    config: Path | None
+    isolated: bool
+    extend_exclude: tuple[str, ...]
+    jobs: int | None
+    add_noqa: bool
+
+    def on_files(self, paths: Sequence[Path]) -> int:
+        """Rewrite files and folders; the exit code."""
+        from rewrite.running import read_files, run, write
+
+        found = self._configured(paths)
+        asked = self._asked(found)
+        try:
+            excluded = (*found.extend_exclude, *self.extend_exclude)
+            discovered = discover(paths, extend_exclude=excluded, anchor=found.anchor)
+        except MissingPathsError as error:
+            refuse(str(error))
+        files = read_files(discovered.files)
+        outcomes: list[Outcome] = []
+        with self._naming_roots(), self._progress(len(files)) as advance:
+            for file, outcome in zip(files, run(asked, files, jobs=self.jobs or cpu_count() or 1), strict=True):
+                if self.add_noqa:
+                    outcome = _silenced(outcome)
+                if (self.show.write or self.add_noqa) and not isinstance(file, Outcome):
+                    outcome = write(outcome, file.data)
+                outcomes.append(outcome)
+                advance()
+        return self._report(outcomes, [*_of_discovery(discovered), *self._unmatched(asked, outcomes)])
+
+    def on_standard_input(self, data: bytes, name: str) -> int:
+        """Rewrite standard input; with ``--write`` the text goes to standard output, changed or not."""
+        from rewrite.running import Read, together
+
+        found = self._configured([Path(name if name != "<stdin>" else ".")])
+        asked = self._asked(found)
+        with self._naming_roots():
+            [outcome] = together(asked, [Read(name, data, "stdin")])
+        if self.show.write:
+            sys.stdout.buffer.write(_result(outcome, data))
+            sys.stdout.buffer.flush()
+        return self._report([outcome], self._unmatched(asked, [outcome]))
+
+    def _configured(self, paths: Sequence[Path]) -> Configuration:
+        try:
+            return configured(paths, config=self.config, isolated=self.isolated, rules=self.rules_file)
+        except ConfigurationError as error:
+            refuse(str(error))
+
+    def _asked(self, found: Configuration) -> Any:
+        from rewrite.rewriting import ruleset
+        from rewrite.running import Asked
+
+        pairs: list[Rule] = []
+        for text in self.texts:
+            try:
+                pairs.append(split_rule(text))
+            except RuleTextError as error:
+                refuse(error.reason, error.text, error.position)
+        pairs = pairs or list(found.rules)
+        if not pairs:
+            refuse("no rules: give -r 'PATTERN=SPEC', --rules FILE, or rules in [tool.computed-surgery]")
+        try:
+            with complaining():
+                rules = ruleset(pairs)
+        except RuleError as error:
+            refuse(str(error))
+        return Asked(
+            rules,
+            self.roots or found.root,
+            self.style or found.style or "auto",
+            self.select or found.select,
+            self.ignore or found.ignore,
+        )
+
+    def _report(self, outcomes: Sequence[Outcome], others: Sequence[Diagnostic]) -> int:
+        every = list(sorted_all(outcomes, others))
+        if self.show.output_format != "text":
+            _print_for_programs(self.show.output_format, every)
+        else:
+            self._print(outcomes, every)
+            if not self.show.quiet:
+                typer.echo(summary(outcomes, others, written=self.show.write), err=True)
+        if self.show.statistics:
+            typer.echo(statistics(every))
+        return _exit_code(every, written=self.show.write)
+
+    def _print(self, outcomes: Sequence[Outcome], every: Sequence[Diagnostic]) -> None:
+        colour = in_colour(sys.stderr)
+        for each in every:
+            if self._is_told(each):
+                typer.echo(told(each, colour=colour), err=True)
+        for outcome in outcomes if not self.show.write else ():
+            if outcome.changed and self.show.check:
+                typer.echo(f"would rewrite {outcome.path}", err=True)
+            elif outcome.changed:
+                _print_text(diff(outcome, colour=in_colour(sys.stdout)))
+
+    def _is_told(self, each: Diagnostic) -> bool:
+        """Edits are seen in the diff; notes are for who asks for them."""
+        weight = CODES[each.code].weight
+        if weight in (Weight.LEFT, Weight.FAILED):
+            return not self.show.quiet or weight is Weight.FAILED
+        return self.show.verbose and not self.show.quiet
+
+    def _unmatched(self, asked: Any, outcomes: Sequence[Outcome]) -> list[Diagnostic]:
+        from rewrite.rewriting import unmatched
+
+        matched = frozenset[int]().union(*(each.matched for each in outcomes))
+        return [each for each in unmatched(asked.rules, matched, "<rules>") if asked.selected(each.code)]
+
+    def _naming_roots(self) -> AbstractContextManager[None]:
+        return _Roots()
+
+    def _progress(self, files: int) -> AbstractContextManager[Any]:
+        if files < SHOWN_FROM or self.show.quiet or not sys.stderr.isatty():
+            return nullcontext(lambda: None)
+        return _Progress(files)
+
+
+class _Roots(AbstractContextManager[None]):
+    """Says that a root is not there, and exits."""
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        from rewrite.analysis import UnknownRootError
+
+        if isinstance(error, UnknownRootError):
+            refuse(str(error))
+
+
+class _Progress(AbstractContextManager[Any]):
+    """A bar on standard error."""
+
+    def __init__(self, files: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("rewriting", total=files)
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        return lambda: self._bar.advance(self._task)
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._bar.stop()
+
+
+def _silenced(outcome: Outcome) -> Outcome:
+    """The file with comments that silence what was left in it, and nothing else changed."""
+    from rewrite.pragmas import add_noqa
+    from rewrite.source import Source
+
+    codes: dict[int, list[str]] = {}
+    for each in outcome.left:
+        codes.setdefault(each.line, []).append(each.code)
+    text = add_noqa(Source(outcome.path, outcome.before), codes)
+    return replace(
+        outcome, after=text, diagnostics=tuple(each for each in outcome.diagnostics if each not in outcome.left)
+    )
+
+
+def _result(outcome: Outcome, data: bytes) -> bytes:
+    from rewrite.source import Source
+
+    return Source.read(outcome.path, data).encoded(outcome.after) if outcome.changed else data
+
+
+def _of_discovery(found: Discovery) -> Iterator[Diagnostic]:
+    for path in found.notebooks:
+        yield Diagnostic(str(path), 1, 1, "CS132", "a notebook: rewrite the modules that it imports")
+    for link in found.links:
+        yield Diagnostic(str(link.path), 1, 1, "CS133", link.reason)
+    for each in found.unreadable:
+        yield Diagnostic(str(each.path), 1, 1, "CS130", each.reason)
+
+
+def _exit_code(every: Sequence[Diagnostic], *, written: bool) -> int:
+    weights = {CODES[each.code].weight for each in every}
+    if Weight.FAILED in weights:
+        return UNREADABLE
+    if Weight.LEFT in weights or (Weight.EDIT in weights and not written):
+        return FOUND
+    return DONE
+
+
+def _print_for_programs(output_format: str, every: Sequence[Diagnostic]) -> None:
+    from rewrite.formats import as_github, as_json, as_sarif
+
+    text = {"json": as_json, "sarif": as_sarif, "github": as_github}[output_format](every)
+    if text:
+        typer.echo(text)
+
+
+def _print_text(text: str) -> None:
+    """To standard output as it is: newlines are those of the file."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
+    sys.stdout.buffer.flush()
