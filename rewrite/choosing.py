@@ -39,13 +39,14 @@ class Decided:
 class Choice:
     """What is to be written: tensors at their calls, rules above the roots; and what was left.
 
-    ``reasons`` are why rules are written above the roots.
+    ``reasons`` are why rules are written above the roots, ``notes`` what else may be matched.
     """
 
     inline: list[Decided] = field(default_factory=list)
     above: tuple[int, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     reasons: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
     matched: set[int] = field(default_factory=set)
 
 
@@ -141,9 +142,14 @@ class _Weighing:
             return
         rules = [index for index, judge in enumerate(self.judges) if judge.may_match_below(site)]
         taking = [index for index in rules if not self.rules.rules[index].exempts]
-        if taking:
+        if not taking:
+            return
+        message = f"{_source(site)} may hold parameters"
+        if site.kind is Kind.UNRESOLVED and self.analysis.open_world:
+            self.choice.notes.append(self._problem_at("CS124", message, site, taking))
+        else:
             self.choice.matched |= set(rules)
-            self._problem("CS111", f"{_source(site)} may hold parameters", site, taking)
+            self._problem("CS111", message, site, taking)
 
     def _root(self, root: Class) -> None:
         """What an instance of a root has from the layer that it is a kind of: no call makes it."""
@@ -160,9 +166,12 @@ class _Weighing:
             self.choice.matched |= set(taking)
 
     def _problem(self, code: str, message: str, site: Site, rules: Iterable[int]) -> None:
+        self.choice.problems.append(self._problem_at(code, message, site, rules))
+
+    def _problem_at(self, code: str, message: str, site: Site, rules: Iterable[int]) -> Problem:
         line, column = site.file.source.position(site.file.source.span(site.node)[0])
         text = f"{self._quoted(rules)}: {message}"
-        self.choice.problems.append(Problem(code, site.file.source.path, line, column, text, frozenset(rules)))
+        return Problem(code, site.file.source.path, line, column, text, frozenset(rules))
 
     def _quoted(self, rules: Iterable[int]) -> str:
         names = [repr(self.rules.rules[index].text) for index in rules]

@@ -132,6 +132,14 @@ _ALL = (
         "The edit was decided for the root class; other classes that build the same one are constrained with it.",
     ),
     Code(
+        "CS124",
+        Weight.NOTE,
+        "a value from elsewhere may hold parameters that a rule matches",
+        "No root is named, so that each call is decided by itself, and what is built by code that is not in this file "
+        "is decided where that code stands. Rewrite those files too, or name the root class with --root: then all that "
+        "is reached must be known, or the rule is written above the class.",
+    ),
+    Code(
         "CS130",
         Weight.FAILED,
         "a file cannot be read as Python",

@@ -1,4 +1,4 @@
-"""Text put into a file at places of its own text; everything else stays, byte for byte."""
+"""Text put into a file, or in the place of a part of it; everything else stays, byte for byte."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ class Insertion:
     """``text`` goes before the character at ``offset``. Of several at one place the one of less ``rank`` comes first.
 
     An opening that encloses more comes first, a closing that encloses more comes last: their ranks are lengths.
+    ``removed`` characters from there on go.
     """
 
     offset: int
     rank: int
     text: str
+    removed: int = 0
 
 
 def inserted(text: str, insertions: Iterable[Insertion]) -> str:
@@ -26,9 +28,11 @@ def inserted(text: str, insertions: Iterable[Insertion]) -> str:
 
     >>> inserted("f(x)", [Insertion(4, 0, ")"), Insertion(0, 0, "g(")])
     'g(f(x))'
+    >>> inserted("f(x)", [Insertion(0, 0, "g", removed=1)])
+    'g(x)'
     """
     parts, done = [], 0
     for each in sorted(insertions):
         parts += [text[done : each.offset], each.text]
-        done = each.offset
+        done = each.offset + each.removed
     return "".join([*parts, text[done:]])

@@ -165,3 +165,28 @@ def _may_bring(layer: Layer, known: Mapping[str, object]) -> bool:
     if unnamed and (layer.container or KWARGS not in layer.variadic):
         return True
     return any(truth(known.get(name)) is not False for name in BRINGING.get(layer.name, ()))
+
+
+# the classes of what layers of torch build in themselves, by its name without a number
+INSIDE: Final[Mapping[str, tuple[str, ...]]] = {
+    "out_proj": ("NonDynamicallyQuantizableLinear", "Linear", "Module"),
+    "self_attn": ("MultiheadAttention", "Module"),
+    "multihead_attn": ("MultiheadAttention", "Module"),
+    "linear": ("Linear", "Module"),
+    "norm": ("LayerNorm", "Module"),
+    "head": ("Linear", "Module"),
+    "tail": ("Linear", "Module"),
+}
+
+
+def host_types(layer: Layer, name: str) -> tuple[str, ...] | None:
+    """The class names of what has the tensor ``name`` of a layer; None where that is not known.
+
+    >>> host_types(layer("torch.nn.MultiheadAttention"), "out_proj.weight")[1]
+    'Linear'
+    """
+    *hosts, _ = name.split(".")
+    if not hosts:
+        return layer.bases
+    words = [host.rstrip("0123456789") for host in hosts]
+    return INSIDE.get(next((word for word in reversed(words) if word), ""))

@@ -119,7 +119,8 @@ def _pass(sources: Sequence[tuple[Source, str]], how: _How) -> list[Outcome]:
     kept = [wish for wish in wished if how.selected(wish.code) and not _silenced(pragmas[wish.file.source.path], wish)]
     edits = edits_of(kept)
     told = [*said, *edits.said, *_notes(analysis)]
-    told += [Diagnostic(each.file, each.line, each.column, each.code, each.message) for each in choice.problems]
+    problems = (*choice.problems, *choice.notes)
+    told += [Diagnostic(each.file, each.line, each.column, each.code, each.message) for each in problems]
     matched = frozenset(choice.matched)
     outcomes = []
     for source, _ in sources:

@@ -75,7 +75,7 @@ def run(asked: Asked, files: Sequence[Read | Outcome], *, jobs: int = 1) -> Iter
         yield next(found) if isinstance(each, Read) else each
 
 
-def together(asked: Asked, files: Sequence[Read]) -> list[Outcome]:
+def together(asked: Asked, files: Sequence[Read], *, find_root: bool = True) -> list[Outcome]:
     """What becomes of files that are read as one project."""
     found: dict[str, Outcome] = {}
     sources: list[tuple[Source, str]] = []
@@ -84,7 +84,9 @@ def together(asked: Asked, files: Sequence[Read]) -> list[Outcome]:
             sources.append((Source.read(each.path, each.data), each.module))
         except UnreadableError as error:
             found[each.path] = _failed(each.path, error.reason, error.line, error.column)
-    outcomes = rewrite_sources(sources, asked.rules, roots=asked.roots, style=asked.style, selected=asked.selected)
+    outcomes = rewrite_sources(
+        sources, asked.rules, roots=asked.roots, style=asked.style, find_root=find_root, selected=asked.selected
+    )
     found |= {each.path: each for each in outcomes}
     return [found[each.path] for each in files]
 
@@ -120,7 +122,7 @@ def _in_order(files: Sequence[Read], waiting: Sequence[Read], outcomes: Iterator
 
 
 def _one(asked: Asked, file: Read) -> Outcome:
-    return together(asked, [file])[0]
+    return together(asked, [file], find_root=False)[0]
 
 
 def _failed(path: str, reason: str, line: int = 1, column: int = 1) -> Outcome:

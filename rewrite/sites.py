@@ -36,7 +36,10 @@ class Kind(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One call that makes tensors. ``types`` are the class names of their host; ``made`` is a class of the project."""
+    """One call that makes tensors.
+
+    ``types`` are the class names of their host; ``made`` is a class of the project, ``layer`` the one of torch.
+    """
 
     file: Scoped
     node: ast.Call
@@ -45,6 +48,7 @@ class Site:
     tensors: Tensors
     types: tuple[str, ...] = ()
     made: Class | None = None
+    layer: Layer | None = None
 
     @property
     def position(self) -> tuple[str, int, int]:
@@ -88,7 +92,9 @@ class _Finding:
         owner = self.classes.named(full_name)
         if owner is not None:
             made = inherited_tensors(owner, call)
-            return Site(file, call, Kind.CLASS, self.modules.places(file, call), made, owner.types(), owner)
+            return Site(
+                file, call, Kind.CLASS, self.modules.places(file, call), made, owner.types(), owner, owner.inherited()
+            )
         if self.classes.project.definition(full_name) is not None:  # what it returns is followed
             return None
         return self._unresolved(file, call, full_name)
@@ -99,7 +105,7 @@ class _Finding:
             made = replace(made, open=False)
         if made == Tensors() or known.container:
             return None
-        return Site(file, call, Kind.LAYER, self.modules.places(file, call), made, known.bases)
+        return Site(file, call, Kind.LAYER, self.modules.places(file, call), made, known.bases, None, known)
 
     def _registered(self, file: Scoped, call: ast.Call) -> Site | None:
         """``self.register_buffer("mean", ...)``, where the call itself is the place."""

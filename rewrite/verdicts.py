@@ -11,6 +11,7 @@ from rewrite.arrival import arrivals
 from rewrite.classes import Class
 from rewrite.following import Follower, Verdict, follower
 from rewrite.items import Name, Part, Path
+from rewrite.layers import host_types
 from rewrite.places import Place
 from rewrite.sites import Site, name_below
 from rewrite.tied import sides
@@ -85,16 +86,19 @@ class Judge:
         asked = self.pattern.host_type
         if asked is None or found is Verdict.NONE:
             return found
-        if "." in name or tied:  # its host is made inside torch, or is another one too
+        if tied:  # its hosts are several
             return Verdict.SOME
-        answers = {any(map(asked.accepts, types)) for types in _hosts(site)}
+        answers = {any(map(asked.accepts, types)) for types in _hosts(site, name)}
         if len(answers) == 1:
             return found if answers == {True} else Verdict.NONE
         return Verdict.SOME
 
 
-def _hosts(site: Site) -> Iterator[tuple[str, ...]]:
+def _hosts(site: Site, name: str) -> Iterator[tuple[str, ...]]:
     """The class names of what may hold the tensor; a class whose bases are not all known may be of any type."""
+    if site.layer is not None and "." in name:  # torch builds its host
+        yield host_types(site.layer, name) or ()
+        return
     if site.types:
         yield site.types
         return

@@ -15,7 +15,7 @@ from torch import nn
 from computed.entry import REQUIRED
 from rewrite import layer_table
 from rewrite.layer_names import MOST_COUNTED
-from rewrite.layers import ARGS, KWARGS, UNKNOWN, Layer, Tensors, bound, layer, tensors
+from rewrite.layers import ARGS, KWARGS, UNKNOWN, Layer, Tensors, bound, host_types, layer, tensors
 from tests.architecture import ROOT, modules_loaded
 from tests.rewrite import layer_probe
 
@@ -321,3 +321,23 @@ def test_arguments_that_a_call_does_not_tell():
     }
     assert tensors(linear, {}) == Tensors(("weight",), ("bias",))
     assert known("BatchNorm2d").positional == known("BatchNorm2d").arguments[:-1]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        nn.MultiheadAttention(4, 2),
+        nn.TransformerEncoderLayer(4, 2),
+        nn.TransformerDecoderLayer(4, 2),
+        nn.Transformer(4, 2, 2, 2, batch_first=True),
+        nn.AdaptiveLogSoftmaxWithLoss(32, 20, [4, 8]),
+        nn.Bilinear(2, 2, 2),
+    ],
+    ids=lambda made: type(made).__name__,
+)
+def test_the_class_of_a_host_inside_a_layer_is_known(made: nn.Module):
+    known = layer(f"torch.nn.{type(made).__name__}")
+    assert known is not None
+    for name, _ in made.named_parameters():
+        host = made.get_submodule(name.rpartition(".")[0])
+        assert host_types(known, name) == tuple(each.__name__ for each in type(host).__mro__[:-1])
