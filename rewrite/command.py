@@ -1,106 +1,69 @@
 """``computed-surgery rewrite``: rules written into source files. Nothing here imports torch."""
 
-from __future__ import annotations
-
+# typer reads the annotations, so they are no texts here
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
+import rewrite.options as options
 from rewrite.complaints import refuse
-from rewrite.session import Session, Show
+from rewrite.reporting import Show
+from rewrite.session import Session
 
 STANDARD_INPUT = "-"
 
 
-class Format(StrEnum):
-    """The names of ``--output-format``."""
-
-    TEXT = "text"
-    JSON = "json"
-    SARIF = "sarif"
-    GITHUB = "github"
-
-
-class Style(StrEnum):
-    """The names of ``--style``."""
-
-    AUTO = "auto"
-    INLINE = "inline"
-    CLASS = "class"
-
-
 def rewrite_files(
-    paths: Annotated[list[str] | None, typer.Argument(help="Files, folders, or - for standard input.")] = None,
-    rule: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--rule", "-r", help="PATTERN=SPEC, such as '*.conv*.weight=spectral'; =none exempts. Repeatable."
-        ),
-    ] = None,
-    rules: Annotated[Path | None, typer.Option("--rules", help="A TOML file of rules.")] = None,
-    root: Annotated[
-        list[str] | None, typer.Option("--root", help="The class at whose instances names begin. Repeatable.")
-    ] = None,
-    style: Annotated[
-        Style | None, typer.Option("--style", help="Write at calls, above the root class, or where each is right.")
-    ] = None,
-    write: Annotated[bool, typer.Option("--write", help="Write the files; without it, a diff is shown.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Name the files that would change; no diff.")] = False,
-    output_format: Annotated[
-        Format, typer.Option("--output-format", help="How diagnostics are written.")
-    ] = Format.TEXT,
-    select: Annotated[str | None, typer.Option("--select", help="Only these codes, such as CS1,CS110.")] = None,
-    ignore: Annotated[str | None, typer.Option("--ignore", help="All but these codes.")] = None,
-    explain: Annotated[str | None, typer.Option("--explain", help="Say what a code means, and stop.")] = None,
-    add_noqa: Annotated[
-        bool, typer.Option("--add-noqa", help="Write '# noqa: CODE' to each place that was left.")
-    ] = False,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")] = False,
-    statistics: Annotated[bool, typer.Option("--statistics", help="Count codes.")] = False,
-    config: Annotated[Path | None, typer.Option("--config", help="A TOML file instead of pyproject.toml.")] = None,
-    isolated: Annotated[bool, typer.Option("--isolated", help="Read no configuration.")] = False,
-    extend_exclude: Annotated[
-        list[str] | None, typer.Option("--extend-exclude", help="A pattern as in .gitignore. Repeatable.")
-    ] = None,
-    stdin_filename: Annotated[str, typer.Option("--stdin-filename", help="How standard input is called.")] = "<stdin>",
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Processes; as many as cores.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and the diff.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Notes, and what was skipped.")] = False,
+    paths: options.Paths = None,
+    rule: options.RuleTexts = None,
+    rules: options.RulesFile = None,
+    root: options.Roots = None,
+    style: options.StyleName = None,
+    write: options.Write = False,
+    check: options.Check = False,
+    output_format: options.FormatName = options.Format.TEXT,
+    select: options.Select = "",
+    ignore: options.Ignore = "",
+    explain: options.Explain = None,
+    add_noqa: options.AddNoqa = False,
+    exit_zero: options.ExitZero = False,
+    statistics: options.Statistics = False,
+    config: options.Config = None,
+    isolated: options.Isolated = False,
+    extend_exclude: options.ExtendExclude = None,
+    stdin_filename: options.StdinFilename = "<stdin>",
+    jobs: options.Jobs = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Write rules into source files: constrain(nn.Conv2d(...), weight="spectral").
 
-    Shows a diff; --write writes. Code that is not understood is left as it is, with the place and the reason.
-    Exits with 0 where nothing is to do, 1 where files would change or places were left, 2 for wrong usage, 3 where a
-    file could not be read as Python. No code of yours is run.
+    Shows a diff; --write writes. Code that is not understood is left as it is, with the place and the reason. Exits
+    with 0 where nothing is to do, 1 where files would change or places were left, 2 for wrong usage, 3 where a file
+    could not be read as Python. No code of yours is run.
     """
     if explain is not None:
         _explain(explain)
+    named = _checked(paths or [], write=write, check=check)
+    show = Show(output_format.value, write, check, statistics, quiet, verbose)
+    session = Session(
+        show, tuple(rule or ()), rules, tuple(root or ()), style, _codes(select), _codes(ignore),
+        config, isolated, tuple(extend_exclude or ()), jobs, add_noqa,
+    )  # fmt: skip
+    code = _run(session, named, stdin_filename)
+    raise typer.Exit(0 if exit_zero else code)
+
+
+def _checked(paths: list[str], *, write: bool, check: bool) -> list[str]:
     if not paths:
         refuse("no paths: name files or folders, or - for standard input")
     if write and check:
         refuse("--write and --check exclude each other")
     if STANDARD_INPUT in paths and len(paths) > 1:
         refuse("- stands alone: standard input is one file")
-    session = Session(
-        show=Show(output_format.value, write, check, statistics, quiet, verbose),
-        texts=tuple(rule or ()),
-        rules_file=rules,
-        roots=tuple(root or ()),
-        style=style.value if style else None,
-        select=_codes(select),
-        ignore=_codes(ignore),
-        config=config,
-        isolated=isolated,
-        extend_exclude=tuple(extend_exclude or ()),
-        jobs=jobs,
-        add_noqa=add_noqa,
-    )
-    code = _run(session, paths, stdin_filename)
-    raise typer.Exit(0 if exit_zero else code)
+    return paths
 
 
 def _run(session: Session, paths: Sequence[str], stdin_filename: str) -> int:
@@ -109,10 +72,10 @@ def _run(session: Session, paths: Sequence[str], stdin_filename: str) -> int:
     return session.on_files([Path(path) for path in paths])
 
 
-def _codes(text: str | None) -> tuple[str, ...]:
+def _codes(text: str) -> tuple[str, ...]:
     from rewrite.codes import CODES
 
-    codes = tuple(code.strip().upper() for code in (text or "").split(",") if code.strip())
+    codes = tuple(code.strip().upper() for code in text.split(",") if code.strip())
     for code in codes:
         if not any(known.startswith(code) for known in CODES):
             refuse(f"no code begins with {code!r}; known are {', '.join(CODES)}")

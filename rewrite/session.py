@@ -4,38 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from os import cpu_count
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from rewrite.codes import CODES, Weight
 from rewrite.complaints import complaining, refuse
 from rewrite.configuration import Configuration, Rule, RuleTextError, configured, split_rule
 from rewrite.diagnostics import Diagnostic
 from rewrite.discovery import Discovery, MissingPathsError, discover
 from rewrite.outcome import Outcome
-from rewrite.showing import diff, in_colour, sorted_all, statistics, summary, told
+from rewrite.reporting import Show, progress, report
 from rewrite.toml_table import ConfigurationError
 from surgery.rules.errors import RuleError
 
 DONE, FOUND, UNREADABLE = 0, 1, 3
 SHOWN_FROM = 20  # files for which progress is shown
-
-
-@dataclass(frozen=True)
-class Show:
-    """How results are shown."""
-
-    output_format: str
-    write: bool
-    check: bool
-    statistics: bool
-    quiet: bool
-    verbose: bool
 
 
 @dataclass(frozen=True)
@@ -68,7 +53,7 @@ class Session:
             refuse(str(error))
         files = read_files(discovered.files)
         outcomes: list[Outcome] = []
-        with self._naming_roots(), self._progress(len(files)) as advance:
+        with _Roots(), progress(self.show, len(files)) as advance:
             for file, outcome in zip(files, run(asked, files, jobs=self.jobs or cpu_count() or 1), strict=True):
                 if self.add_noqa:
                     outcome = _silenced(outcome)
@@ -76,7 +61,7 @@ class Session:
                     outcome = write(outcome, file.data)
                 outcomes.append(outcome)
                 advance()
-        return self._report(outcomes, [*_of_discovery(discovered), *self._unmatched(asked, outcomes)])
+        return report(self.show, outcomes, [*_of_discovery(discovered), *self._unmatched(asked, outcomes)])
 
     def on_standard_input(self, data: bytes, name: str) -> int:
         """Rewrite standard input; with ``--write`` the text goes to standard output, changed or not."""
@@ -84,12 +69,12 @@ class Session:
 
         found = self._configured([Path(name if name != "<stdin>" else ".")])
         asked = self._asked(found)
-        with self._naming_roots():
+        with _Roots():
             [outcome] = together(asked, [Read(name, data, "stdin")])
         if self.show.write:
             sys.stdout.buffer.write(_result(outcome, data))
             sys.stdout.buffer.flush()
-        return self._report([outcome], self._unmatched(asked, [outcome]))
+        return report(self.show, [outcome], self._unmatched(asked, [outcome]))
 
     def _configured(self, paths: Sequence[Path]) -> Configuration:
         try:
@@ -123,49 +108,11 @@ class Session:
             self.ignore or found.ignore,
         )
 
-    def _report(self, outcomes: Sequence[Outcome], others: Sequence[Diagnostic]) -> int:
-        every = list(sorted_all(outcomes, others))
-        if self.show.output_format != "text":
-            _print_for_programs(self.show.output_format, every)
-        else:
-            self._print(outcomes, every)
-            if not self.show.quiet:
-                typer.echo(summary(outcomes, others, written=self.show.write), err=True)
-        if self.show.statistics:
-            typer.echo(statistics(every))
-        return _exit_code(every, written=self.show.write)
-
-    def _print(self, outcomes: Sequence[Outcome], every: Sequence[Diagnostic]) -> None:
-        colour = in_colour(sys.stderr)
-        for each in every:
-            if self._is_told(each):
-                typer.echo(told(each, colour=colour), err=True)
-        for outcome in outcomes if not self.show.write else ():
-            if outcome.changed and self.show.check:
-                typer.echo(f"would rewrite {outcome.path}", err=True)
-            elif outcome.changed:
-                _print_text(diff(outcome, colour=in_colour(sys.stdout)))
-
-    def _is_told(self, each: Diagnostic) -> bool:
-        """Edits are seen in the diff; notes are for who asks for them."""
-        weight = CODES[each.code].weight
-        if weight in (Weight.LEFT, Weight.FAILED):
-            return not self.show.quiet or weight is Weight.FAILED
-        return self.show.verbose and not self.show.quiet
-
     def _unmatched(self, asked: Any, outcomes: Sequence[Outcome]) -> list[Diagnostic]:
         from rewrite.rewriting import unmatched
 
         matched = frozenset[int]().union(*(each.matched for each in outcomes))
         return [each for each in unmatched(asked.rules, matched, "<rules>") if asked.selected(each.code)]
-
-    def _naming_roots(self) -> AbstractContextManager[None]:
-        return _Roots()
-
-    def _progress(self, files: int) -> AbstractContextManager[Any]:
-        if files < SHOWN_FROM or self.show.quiet or not sys.stderr.isatty():
-            return nullcontext(lambda: None)
-        return _Progress(files)
 
 
 class _Roots(AbstractContextManager[None]):
@@ -176,24 +123,6 @@ class _Roots(AbstractContextManager[None]):
 
         if isinstance(error, UnknownRootError):
             refuse(str(error))
-
-
-class _Progress(AbstractContextManager[Any]):
-    """A bar on standard error."""
-
-    def __init__(self, files: int) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._bar = Progress(console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("rewriting", total=files)
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return lambda: self._bar.advance(self._task)
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self._bar.stop()
 
 
 def _silenced(outcome: Outcome) -> Outcome:
@@ -223,27 +152,3 @@ def _of_discovery(found: Discovery) -> Iterator[Diagnostic]:
         yield Diagnostic(str(link.path), 1, 1, "CS133", link.reason)
     for each in found.unreadable:
         yield Diagnostic(str(each.path), 1, 1, "CS130", each.reason)
-
-
-def _exit_code(every: Sequence[Diagnostic], *, written: bool) -> int:
-    weights = {CODES[each.code].weight for each in every}
-    if Weight.FAILED in weights:
-        return UNREADABLE
-    if Weight.LEFT in weights or (Weight.EDIT in weights and not written):
-        return FOUND
-    return DONE
-
-
-def _print_for_programs(output_format: str, every: Sequence[Diagnostic]) -> None:
-    from rewrite.formats import as_github, as_json, as_sarif
-
-    text = {"json": as_json, "sarif": as_sarif, "github": as_github}[output_format](every)
-    if text:
-        typer.echo(text)
-
-
-def _print_text(text: str) -> None:
-    """To standard output as it is: newlines are those of the file."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
-    sys.stdout.buffer.flush()
