@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from enum import Enum
+from functools import cache
 from typing import Any, Protocol
 
 from rewrite.items import Name, Part, Path
@@ -41,6 +42,7 @@ class Follower(Protocol):
         ...
 
 
+@cache
 def follower(pattern: Pattern) -> Follower:
     """Follow ``pattern``, by its automaton where it has one.
 

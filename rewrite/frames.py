@@ -53,6 +53,10 @@ class Stack:
             caller = caller.f_back
         return caller
 
+    def initialised(self) -> Iterator[object]:
+        """What is under construction right now: the first arguments of every ``__init__``."""
+        return (_first(frame) for frame in self._frames() if frame.f_code.co_name == "__init__")
+
     def spot(self, frame: FrameType) -> Spot | None:
         """Where ``frame`` is; None inside torch, and in the boundary."""
         known = frame.f_code is self._boundary or self._in_torch(frame)

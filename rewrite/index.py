@@ -93,27 +93,10 @@ class Index:
         found: list[Where] = []
         for file in self.project.files:
             names = {name, *self._other_names.get(name, ())}
-            reads: list[ast.AST] = [read for each in names for read in self.names_read(file).get(each, ())]
+            reads: list[ast.AST] = [read for each in names for _, read in file.names_read.get(each, ())]
             reads += file.attributes.get(name, ())
             found += [(file, read) for read in reads if self.project.full_name(file, read) == full_name]
         return found
-
-    def names_read(self, file: Scoped) -> dict[str, list[ast.Name]]:
-        """All names that are read in a file."""
-        if file not in self._names:
-            table: dict[str, list[ast.Name]] = {}
-            waiting = [file.top]
-            while waiting:
-                scope = waiting.pop()
-                waiting += scope.inner
-                for name, reads in scope.read.items():
-                    table.setdefault(name, []).extend(reads)
-            self._names[file] = table
-        return self._names[file]
-
-    @cached_property
-    def _names(self) -> dict[Scoped, dict[str, list[ast.Name]]]:
-        return {}
 
     @cached_property
     def _other_names(self) -> dict[str, set[str]]:

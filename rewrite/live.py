@@ -6,23 +6,19 @@ builder runs; nothing is patched, and no trace function is set.
 
 from __future__ import annotations
 
-import ast
-import builtins
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from rewrite.expressions import expressions, may_construct
 from rewrite.frames import Spot, Stack
-from rewrite.source import Source, UnreadableError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Kind = Literal["call", "parameter"]
-Position = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -52,10 +48,16 @@ class Untold:
 
 @dataclass(frozen=True)
 class Traced:
-    """What made the tensors of a model, by each dotted name of each, in the model's order."""
+    """What made the tensors of a model, by each dotted name of each, in the model's order.
+
+    ``elsewhere`` are the names of tensors that were copied, tied or moved to where they stand; ``late`` of those that
+    came into the model when its constructor had returned.
+    """
 
     parameters: Mapping[str, Made | Untold]
     buffers: Mapping[str, Made | Untold]
+    elsewhere: frozenset[str] = frozenset()
+    late: frozenset[str] = frozenset()
 
 
 def trace(build: Callable[[], nn.Module]) -> Traced:
@@ -68,6 +70,11 @@ def trace(build: Callable[[], nn.Module]) -> Traced:
 
     Raises TypeError where ``build`` returns no module; an error of ``build`` passes.
     """
+    return built(build)[1]
+
+
+def built(build: Callable[[], nn.Module]) -> tuple[nn.Module, Traced]:
+    """The model that ``build`` returns, and what `trace` says of it."""
     from torch import nn
     from torch.nn.modules.module import (
         register_module_buffer_registration_hook,
@@ -75,7 +82,7 @@ def trace(build: Callable[[], nn.Module]) -> Traced:
         register_module_parameter_registration_hook,
     )
 
-    record = _Record(Stack(trace.__code__))
+    record = _Record(Stack(built.__code__))
     hooks = [
         register_module_module_registration_hook(record.module),
         register_module_parameter_registration_hook(record.tensor),
@@ -89,9 +96,13 @@ def trace(build: Callable[[], nn.Module]) -> Traced:
     if not isinstance(model, nn.Module):
         raise TypeError(f"the builder must return a torch.nn.Module; it returned {type(model).__name__}")
     told = _Telling(record, model)
-    return Traced(
-        {name: told.made(name, tensor) for name, tensor in model.named_parameters(remove_duplicate=False)},
-        {name: told.made(name, tensor) for name, tensor in model.named_buffers(remove_duplicate=False)},
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
+    return model, Traced(
+        {name: told.made(name, tensor) for name, tensor in parameters.items()},
+        {name: told.made(name, tensor) for name, tensor in buffers.items()},
+        frozenset(name for name, tensor in (parameters | buffers).items() if told.is_elsewhere(name, tensor)),
+        frozenset(name for name in parameters | buffers if told.is_late(name)),
     )
 
 
@@ -110,22 +121,28 @@ class _Record:
         self.calls: dict[int, Spot | None] = {}  # by modules: the calls of constructors
         self.first: dict[int, _Origin] = {}  # by tensors
         self.latest: dict[tuple[int, str], _Origin] = {}  # by modules and names
+        self.times: dict[tuple[int, str], int] = {}  # by modules and names: the latest registration
+        self.ends: dict[int, int] = {}  # by modules: the last registration of any while their constructors run
         self._stack = stack
         self._kept: list[object] = []
+        self._time = 0
 
-    def module(self, host: nn.Module, _name: str, _child: object) -> None:
+    def module(self, host: nn.Module, name: str, _child: object) -> None:
         """Something is registered in ``host``, which may be under construction."""
+        self._time += 1
+        self._kept.append(host)
+        self.times[id(host), name] = self._time
+        self.ends.update(dict.fromkeys(map(id, self._stack.initialised()), self._time))
         if id(host) not in self.calls:
             frame = self._stack.construction(host)
             if frame is not None:
                 self.calls[id(host)] = self._stack.spot(frame)
-                self._kept.append(host)
 
     def tensor(self, host: nn.Module, name: str, tensor: Tensor | None) -> None:
         """A parameter or buffer is registered in ``host``."""
         self.module(host, name, tensor)
         origin = _Origin(host, name, self._stack.assignment(host))
-        self._kept += (host, tensor)
+        self._kept.append(tensor)
         self.latest[id(host), name] = origin
         if tensor is not None:
             self.first.setdefault(id(tensor), origin)
@@ -140,14 +157,12 @@ class _Telling:
         self._places: dict[int, str] = {}
         for place, module in self._modules.items():
             self._places.setdefault(id(module), place)
-        self._expressions = cache(_expressions)  # a file is read once a trace: it may be another one the next time
+        self._expressions = cache(expressions)  # a file is read once a trace: it may be another one the next time
 
     def made(self, full_name: str, tensor: Tensor) -> Made | Untold:
         """What made ``tensor``, which stands at ``full_name``."""
         place, _, name = full_name.rpartition(".")
-        host = self._modules[place]
-        # what `Module.to` puts in the place of a tensor is not registered anew
-        origin = self._record.first.get(id(tensor)) or self._record.latest.get((id(host), name))
+        origin = self._origin(full_name, tensor)
         if origin is None:
             return self._around(place, name)
         if origin.spot is not None:
@@ -158,6 +173,24 @@ class _Telling:
         if id(origin.host) in self._places:
             return self._around(self._places[id(origin.host)], origin.name)
         return Untold("it was taken out of a module of torch that is no part of the model")
+
+    def is_elsewhere(self, full_name: str, tensor: Tensor) -> bool:
+        """Whether ``tensor`` came to its name by a copy, or stood under another one first."""
+        place, _, name = full_name.rpartition(".")
+        origin = self._origin(full_name, tensor)
+        return origin is None or origin.host is not self._modules[place] or origin.name != name
+
+    def is_late(self, full_name: str) -> bool:
+        """Whether a part of the way to a tensor was not there yet when the model's constructor returned."""
+        end = self._record.ends.get(id(self._modules[""]))
+        parts = full_name.split(".")
+        way = [(id(self._modules[".".join(parts[:deep])]), name) for deep, name in enumerate(parts)]
+        return end is None or any(self._record.times.get(step, 0) > end for step in way)
+
+    def _origin(self, full_name: str, tensor: Tensor) -> _Origin | None:
+        place, _, name = full_name.rpartition(".")
+        # what `Module.to` puts in the place of a tensor is not registered anew
+        return self._record.first.get(id(tensor)) or self._record.latest.get((id(self._modules[place]), name))
 
     def _around(self, place: str, below: str) -> Made | Untold:
         """The call that constructed the module at ``place``, or the nearest one around it."""
@@ -179,36 +212,8 @@ class _Telling:
         if isinstance(known, str):
             return Untold(known)
         node = known.get(((line, column), None)) or known.get((None, (end_line, end_column)))
-        if node is None or (kind == "call" and not _may_construct(node)):
+        if node is None or (kind == "call" and not may_construct(node)):
             return Untold(f"what made it at line {line} of {file} is no call of its own")
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         return Made(file, node.lineno, node.col_offset, node.end_lineno, node.end_col_offset, kind, below)
-
-
-def _expressions(file: str) -> dict[tuple[Position | None, Position | None], ast.expr] | str:
-    """The calls and the targets of assignments in ``file``, by where they end; or why there are none.
-
-    No two of them end together. Where an attribute stands on another line than its object, Python says of the call or
-    the target that it begins with the name of the attribute: such ones also stand by that.
-    https://github.com/python/cpython/blob/3.11/Python/compile.c, update_start_location_to_match_attr
-    """
-    try:
-        tree = Source.read(file, Path(file).read_bytes()).tree
-    except (OSError, UnreadableError) as error:
-        return f"{file} cannot be read: {error}"
-    found: dict[tuple[Position | None, Position | None], ast.expr] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) or (
-            isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store)
-        ):
-            found[None, (node.end_lineno or 0, node.end_col_offset or 0)] = node
-            named = node.func if isinstance(node, ast.Call) else node
-            if isinstance(named, ast.Attribute) and named.lineno != named.end_lineno:
-                found[(named.end_lineno or 0, (named.end_col_offset or 0) - len(named.attr)), None] = node
-    return found
-
-
-def _may_construct(node: ast.expr) -> bool:
-    """Whether ``node`` is a call, and not one like ``list(map(nn.Linear, sizes))``, which constructs on the way."""
-    return isinstance(node, ast.Call) and not (isinstance(node.func, ast.Name) and node.func.id in vars(builtins))

@@ -10,7 +10,7 @@ from rewrite.choosing import Styles, choose
 from rewrite.codes import CODES, Weight
 from rewrite.constraining import Edit
 from rewrite.diagnostics import Diagnostic
-from rewrite.editing import Wish, edits_of, wishes
+from rewrite.editing import edits_of, wishes
 from rewrite.insertion import inserted
 from rewrite.outcome import Outcome
 from rewrite.pragmas import Pragmas
@@ -46,7 +46,7 @@ def rewrite_source(
     """
     source = Source.checked(path, text)
     found = ruleset(rules)
-    outcome = rewrite_sources([(source, "source")], found, roots=roots, style=style)[0]
+    outcome = rewrite_sources([(source, "source")], How(found, tuple(roots), style))[0]
     return replace(outcome, diagnostics=(*outcome.diagnostics, *unmatched(found, outcome.matched, path)))
 
 
@@ -71,70 +71,85 @@ def unmatched(rules: RuleSet, matched: Collection[int], path: str) -> list[Diagn
     ]
 
 
-def rewrite_sources(
-    sources: Sequence[tuple[Source, str]],
-    rules: RuleSet,
-    *,
-    roots: Sequence[str] = (),
-    style: str = Styles.AUTO,
-    find_root: bool = True,
-    selected: Callable[[str], bool] = lambda code: True,
-) -> list[Outcome]:
+@dataclass(frozen=True)
+class How:
+    """What is asked for: rules, names of root classes, a style, and which codes are edited and told."""
+
+    rules: RuleSet
+    roots: tuple[str, ...] = ()
+    style: str = Styles.AUTO
+    find_root: bool = True
+    selected: Callable[[str], bool] = lambda code: True
+
+
+def rewrite_sources(sources: Sequence[tuple[Source, str]], how: How, *, again: bool = True) -> list[Outcome]:
     """Write rules into files that belong together, each with its dotted module name; in their order.
 
-    Only codes that are ``selected`` are edited and told. Raises `UnknownRootError`.
+    The result is read again; ``again``: and rewritten again, which must change nothing. A file for which that is not so
+    is refused. Raises `UnknownRootError`.
     """
-    how = _How(rules, tuple(roots), style, find_root, selected)
-    first = _pass(sources, how)
+    return settled(sources, lambda each: _pass(each, how), again=again)
+
+
+def settled(
+    sources: Sequence[tuple[Source, str]],
+    run: Callable[[Sequence[tuple[Source, str]]], list[Outcome]],
+    *,
+    again: bool = True,
+) -> list[Outcome]:
+    """What ``run`` makes of files; what is no Python then, or what ``run`` would change ``again``, is refused."""
+    first = run(sources)
     changed = [each for each in first if each.changed]
     if not changed:
         return first
     try:
         after = [(Source.checked(each.path, each.after), name) for each, (_, name) in zip(first, sources, strict=True)]
-        second = _pass(after, how)
+        second = run(after) if again else first
     except UnreadableError as error:
         return [_refused(each, f"the result is no Python: {error}") for each in first]
     return [
-        _refused(each, "a second run would change the result") if again.changed else each
-        for each, again in zip(first, second, strict=True)
+        _refused(each, "a second run would change the result") if again and other.changed else each
+        for each, other in zip(first, second, strict=True)
     ]
 
 
-@dataclass(frozen=True)
-class _How:
-    """What is asked for."""
-
-    rules: RuleSet
-    roots: tuple[str, ...]
-    style: str
-    find_root: bool
-    selected: Callable[[str], bool]
-
-
-def _pass(sources: Sequence[tuple[Source, str]], how: _How) -> list[Outcome]:
-    pragmas = {source.path: Pragmas.of(source) for source, _ in sources}
+def _pass(sources: Sequence[tuple[Source, str]], how: How) -> list[Outcome]:
     analysis = analysed(sources, how.roots, find_root=how.find_root)
     choice = choose(analysis, how.rules, how.style)
-    wished, said = wishes(analysis, how.rules, choice)
-    kept = [wish for wish in wished if how.selected(wish.code) and not _silenced(pragmas[wish.file.source.path], wish)]
-    edits = edits_of(kept)
-    told = [*said, *edits.said, *_notes(analysis)]
+    wished, told = wishes(analysis, how.rules, choice)
     problems = (*choice.problems, *choice.notes)
     told += [Diagnostic(each.file, each.line, each.column, each.code, each.message) for each in problems]
+    told += _notes(analysis)
+    # comments are looked for only where there is something that they could silence
+    concerned = {wish.file.source.path for wish in wished} | {each.path for each in told}
+    pragmas = {source.path: Pragmas.of(source) for source, _ in sources if source.path in concerned}
+    kept = [
+        wish
+        for wish in wished
+        if how.selected(wish.code) and not silences(pragmas[wish.file.source.path], wish.lines, wish.code)
+    ]
+    edits = edits_of(kept)
+    told += edits.said
     matched = frozenset(choice.matched)
     outcomes = []
     for source, _ in sources:
         mine = [each for each in told if each.path == source.path and how.selected(each.code)]
-        outcome = _outcome(source, pragmas[source.path], edits.by_path.get(source.path, []), mine)
+        made = edits.by_path.get(source.path, [])
+        outcome = outcome_of(source, pragmas.get(source.path, NOTHING_ASKED), made, mine)
         outcomes.append(replace(outcome, matched=matched))
     return outcomes
 
 
-def _silenced(pragmas: Pragmas, wish: Wish) -> bool:
-    return pragmas.skip_file or pragmas.generated or pragmas.silences(*wish.lines, wish.code)
+NOTHING_ASKED = Pragmas()
 
 
-def _outcome(source: Source, pragmas: Pragmas, edits: Sequence[Edit], said: Sequence[Diagnostic]) -> Outcome:
+def silences(pragmas: Pragmas, lines: tuple[int, int], code: str) -> bool:
+    """Whether the comments of a file forbid an edit on these lines, the last one included."""
+    return pragmas.skip_file or pragmas.generated or pragmas.silences(*lines, code)
+
+
+def outcome_of(source: Source, pragmas: Pragmas, edits: Sequence[Edit], said: Sequence[Diagnostic]) -> Outcome:
+    """What becomes of a file by ``edits``, and what is told of it: as far as its comments allow."""
     if pragmas.skip_file or pragmas.generated:
         why = "it says skip-file" if pragmas.skip_file else "it says @generated"
         return Outcome(source.path, source.text, source.text, (Diagnostic(source.path, 1, 1, "CS133", why),))

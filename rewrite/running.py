@@ -14,8 +14,9 @@ from rewrite.diagnostics import Diagnostic
 from rewrite.outcome import Outcome
 from rewrite.prefilter import Prefilter
 from rewrite.project import module_name
-from rewrite.rewriting import rewrite_sources
+from rewrite.rewriting import How, rewrite_sources
 from rewrite.source import Source, UnreadableError
+from rewrite.uncollected import uncollected
 from rewrite.writing import UnwritableError, write_atomically
 from surgery.rules.ruleset import RuleSet
 
@@ -32,6 +33,7 @@ class Asked:
     style: str = "auto"
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    again: bool = True
 
     def selected(self, code: str) -> bool:
         """Whether a code is asked for; that a file could not be rewritten is always told."""
@@ -77,6 +79,11 @@ def run(asked: Asked, files: Sequence[Read | Outcome], *, jobs: int = 1) -> Iter
 
 def together(asked: Asked, files: Sequence[Read], *, find_root: bool = True) -> list[Outcome]:
     """What becomes of files that are read as one project."""
+    with uncollected():
+        return _together(asked, files, find_root=find_root)
+
+
+def _together(asked: Asked, files: Sequence[Read], *, find_root: bool) -> list[Outcome]:
     found: dict[str, Outcome] = {}
     sources: list[tuple[Source, str]] = []
     for each in files:
@@ -84,9 +91,8 @@ def together(asked: Asked, files: Sequence[Read], *, find_root: bool = True) -> 
             sources.append((Source.read(each.path, each.data), each.module))
         except UnreadableError as error:
             found[each.path] = _failed(each.path, error.reason, error.line, error.column)
-    outcomes = rewrite_sources(
-        sources, asked.rules, roots=asked.roots, style=asked.style, find_root=find_root, selected=asked.selected
-    )
+    how = How(asked.rules, asked.roots, asked.style, find_root, asked.selected)
+    outcomes = rewrite_sources(sources, how, again=asked.again)
     found |= {each.path: each for each in outcomes}
     return [found[each.path] for each in files]
 

@@ -106,6 +106,7 @@ class Session:
             self.style or found.style or "auto",
             self.select or found.select,
             self.ignore or found.ignore,
+            again=self.show.write,
         )
 
     def _unmatched(self, asked: Any, outcomes: Sequence[Outcome]) -> list[Diagnostic]:

@@ -27,25 +27,24 @@ class Tie:
 
 def ties(classes: Classes) -> Iterator[Tie]:
     """All ties of a project."""
-    for each in classes.by_node.values():
-        for statement in ast.walk(each.node):
-            match statement:
-                case ast.Assign(targets=[ast.Name(id=name)], value=value) if name == DECLARED:
-                    yield from (Tie(each.file, statement, sides) for sides in _declared(each, value))
-                case ast.Assign(targets=[ast.Attribute() as target], value=ast.Attribute() as value):
-                    sides = _assigned(each, target, value)
-                    if sides:
-                        yield Tie(each.file, statement, sides)
+    for file in classes.project.files:
+        for statement in file.assignments:
+            owner = classes.around(file, statement)
+            if owner is not None:
+                yield from (Tie(file, statement, sides) for sides in _sides(owner, statement))
 
 
-def _assigned(owner: Class, target: ast.Attribute, value: ast.Attribute) -> tuple[Place, ...]:
-    """``self.head.weight = self.embedding.weight``; what is no name of a parameter is a module or a number."""
-    if not USUAL & {target.attr, value.attr}:
-        return ()
-    return tuple(_side(owner, each) for each in (target, value))
+def _sides(owner: Class, statement: ast.Assign) -> Iterator[tuple[Place, ...]]:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)], value=value) if name == DECLARED:
+            yield from _declared(owner, value)
+        case ast.Assign(targets=[ast.Attribute() as target], value=ast.Attribute() as value):
+            if USUAL & {target.attr, value.attr}:
+                yield _side(owner, target), _side(owner, value)
 
 
 def _side(owner: Class, node: ast.Attribute) -> Place:
+    """One side of ``self.head.weight = self.embedding.weight``; others may stand anywhere."""
     names: list[str] = []
     root: ast.expr = node
     while isinstance(root, ast.Attribute):
