@@ -13,7 +13,7 @@ IN_PARALLEL := -n $(WORKERS) --dist loadfile
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-latest bench peers lint format clean .venv
+.PHONY: help demo test test-full test-latest bench peers trees lint format clean .venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ bench: .venv ## what a computed parameter costs, in figures; writes docs/benchma
 peers: $(PEERS)/made ## what other libraries do with the same tasks; writes docs/peers.md
 	@$(PEERS)/bin/python -m benchmarks.peers
 
+trees: .venv ## sources of timm, on which `make test-full` tries the source route as on those of transformers
+	@$(RUN) -m pip download -qq --disable-pip-version-check --no-deps --no-binary :all: -d .trees timm==1.0.31
+	@tar -xzf .trees/timm-1.0.31.tar.gz -C .trees
+
 lint: .venv ## ruff and mypy
 	@$(RUN) -m ruff check
 	@$(RUN) -m ruff format --check
@@ -46,7 +50,7 @@ format: .venv ## let ruff repair and format
 	@$(RUN) -m ruff format
 
 clean: ## remove all that make has made, the environments included
-	@rm -rf $(VENV) $(LATEST) $(PEERS) build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(LATEST) $(PEERS) .trees build dist outputs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find computed surgery rewrite tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 .venv: $(VENV)/made ## the environment alone

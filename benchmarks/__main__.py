@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"
-NAMES = ("reading", "minilm", "training")
+NAMES = ("reading", "minilm", "training", "rewriting")
 HEAD = """# Benchmarks
 
 What a computed parameter costs, beside what it replaces: `make bench` writes this page. Candidates take turns in one

@@ -9,6 +9,7 @@ from rewrite.arrival import escapes
 from rewrite.classes import Class, Classes
 from rewrite.index import Index
 from rewrite.project import Project
+from rewrite.replaced import replacements
 from rewrite.sites import Kind, Site, sites
 from rewrite.source import Source
 from rewrite.tied import Tied
@@ -55,7 +56,10 @@ def analysed(sources: Iterable[tuple[Source, str]], roots: Sequence[str] = (), *
         begins = _anywhere(classes, made, passed_on)
     else:
         begins = dict.fromkeys(chosen, False) | dict.fromkeys(passed_on, True)
-    return Analysis(classes, made, Tied(ties(classes), classes, made, begins), chosen, found, begins)
+    reached = _reached(classes, made, begins)
+    every = (*ties(classes), *replacements(classes))
+    meant = [tie for tie in every if tie.owner is None or tie.owner in reached]
+    return Analysis(classes, made, Tied(meant, classes, made, begins), chosen, found, begins)
 
 
 def _anywhere(classes: Classes, made: Iterable[Site], passed_on: Sequence[Class]) -> dict[Class, bool]:
@@ -80,7 +84,7 @@ def _only_root(classes: Classes, made: Iterable[Site], passed_on: Sequence[Class
     """The one class that nothing builds, derives from or passes on; none where there are several."""
     built = {site.made for site in made if site.kind is Kind.CLASS and _inside_a_class(classes, site)}
     free = [each for each in classes.by_node.values() if each not in built and not each.subclasses]
-    if len(free) != 1 or free[0] in passed_on or len(classes.by_node) != len(_below(free[0], made)):
+    if len(free) != 1 or free[0] in passed_on or len(classes.by_node) != len(_reached(classes, made, free)):
         return ()
     return (free[0],)
 
@@ -89,14 +93,17 @@ def _inside_a_class(classes: Classes, site: Site) -> bool:
     return bool(site.places) or classes.around(site.file, site.node) is not None
 
 
-def _below(root: Class, made: Iterable[Site]) -> set[Class]:
-    """All classes that building ``root`` reaches, their bases too."""
+def _reached(classes: Classes, made: Iterable[Site], begins: Iterable[Class]) -> set[Class]:
+    """All classes whose code runs where instances of ``begins`` are built, their bases too."""
+    outside = [each for each in classes.by_node.values() if each.is_known_outside()]
     edges: dict[Class | None, set[Class]] = {}
     for site in made:
-        if site.made is not None:
-            for place in site.places:
+        for place in site.places:
+            if site.made is not None:
                 edges.setdefault(place.owner, set()).add(site.made)
-    reached, waiting = set[Class](), [root]
+            elif site.kind is Kind.UNRESOLVED:
+                edges.setdefault(place.owner, set()).update(outside)
+    reached, waiting = set[Class](), [*begins, *edges.get(None, ())]
     while waiting:
         each = waiting.pop()
         if each not in reached:

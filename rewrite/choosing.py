@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from rewrite.classes import Class
 from rewrite.following import Verdict
 from rewrite.held import held_by_torch
 from rewrite.sites import Kind, Site
+from rewrite.steps import steps
 from rewrite.verdicts import Judge, Tensor, tensors
 from surgery.rules.ruleset import RuleSet
 
@@ -68,13 +70,31 @@ def choose(analysis: Analysis, rules: RuleSet, style: str = Styles.AUTO) -> Choi
     weighing = _Weighing(analysis, rules, judges)
     weighing.weigh()
     choice = weighing.choice
+    if not analysis.roots:
+        choice.inline = _decided_by_file(weighing, style)
+        return choice
     everything = frozenset(range(len(rules.rules)))
     undecided = everything if style == Styles.CLASS else _undecided(choice.problems, weighing.together)
     choice.inline = [each for each in choice.inline if each.rule not in undecided]
-    if analysis.roots and style != Styles.INLINE:
+    if style != Styles.INLINE:
         choice.above = tuple(sorted(undecided & _with_effect(choice.matched, undecided, rules)))
         choice.problems, choice.reasons = [], choice.problems
     return choice
+
+
+def _decided_by_file(weighing: _Weighing, style: str) -> list[Decided]:
+    """What can be written without a root: rules that are decided everywhere in a file, file by file."""
+    if style == Styles.CLASS:
+        return []
+    problems: dict[str, list[Problem]] = defaultdict(list)
+    for problem in weighing.choice.problems:
+        problems[problem.file].append(problem)
+    undecided = {path: _undecided(mine, weighing.together) for path, mine in problems.items()}
+    return [
+        each
+        for each in weighing.choice.inline
+        if each.rule not in undecided.get(each.site.file.source.path, frozenset())
+    ]
 
 
 def _with_effect(matched: set[int], undecided: frozenset[int], rules: RuleSet) -> frozenset[int]:
@@ -134,7 +154,18 @@ class _Weighing:
             if held is not None:
                 self._problem("CS115", f"{_called(site, tensor)} is computed by {held}", site, [last])
             else:
-                self.choice.inline.append(Decided(site, tensor, last))
+                self._take(site, tensor, last)
+
+    def _take(self, site: Site, tensor: Tensor, rule: int) -> None:
+        """Written at the call; where a root is known and this would give other values at first, above it."""
+        reason = steps(site, tensor)
+        if reason is not None:
+            message = f"{_called(site, tensor)} is initialised in steps: {reason}"
+            if self.analysis.open_world:
+                self.choice.notes.append(self._problem_at("CS125", message, site, [rule]))
+            else:
+                self._problem("CS125", message, site, [rule])
+        self.choice.inline.append(Decided(site, tensor, rule))
 
     def _unknown_below(self, site: Site) -> None:
         """What a site may hold besides: a value that is not resolved, or a layer whose names cannot be listed."""
@@ -149,6 +180,7 @@ class _Weighing:
             self.choice.notes.append(self._problem_at("CS124", message, site, taking))
         else:
             self.choice.matched |= set(rules)
+            self.together.add(frozenset(rules))
             self._problem("CS111", message, site, taking)
 
     def _root(self, root: Class) -> None:
@@ -164,6 +196,7 @@ class _Weighing:
             message = f"{self._quoted(taking)}: {root.name} inherits parameters that no call here makes"
             self.choice.problems.append(Problem("CS111", file.path, line, column, message, frozenset(taking)))
             self.choice.matched |= set(taking)
+            self.together.add(frozenset(taking))
 
     def _problem(self, code: str, message: str, site: Site, rules: Iterable[int]) -> None:
         self.choice.problems.append(self._problem_at(code, message, site, rules))

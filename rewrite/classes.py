@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -35,12 +36,18 @@ class Class:
     bases: list[Class] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     outside: list[str | None] = field(default_factory=list)
-    subclasses: list[Class] = field(default_factory=list)
+    # weak, so that a project is freed as soon as it is done with, without a search for cycles
+    derived: list[weakref.ref[Class]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         """The class's own name."""
         return self.node.name
+
+    @property
+    def subclasses(self) -> tuple[Class, ...]:
+        """The classes of the project that derive from this one directly."""
+        return tuple(each for reference in self.derived if (each := reference()) is not None)
 
     def line(self) -> tuple[Class, ...]:
         """This class and all its bases in the project, nearest first."""
@@ -128,7 +135,7 @@ class Classes:
         for each in modules.values():
             each.bases = [base for base in each.bases if base.node in modules]
             for base in each.bases:
-                base.subclasses.append(each)
+                base.derived.append(weakref.ref(each))
         return cls(project, modules, {each.full_name: each for each in modules.values()})
 
     def named(self, full_name: str | None) -> Class | None:

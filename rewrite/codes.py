@@ -104,6 +104,14 @@ _ALL = (
         "No parameter that the given files make can have a name that the rule matches.",
     ),
     Code(
+        "CS118",
+        Weight.LEFT,
+        "a rule of a live plan cannot be written into the given files",
+        "What makes the parameters, or the class of the model, stands in a file that is not edited (an installed "
+        "package, or outside the given folder), or comes into the model when its constructor has returned. The message "
+        "says what to write into your own file instead.",
+    ),
+    Code(
         "CS120",
         Weight.NOTE,
         "a root class was found",
@@ -138,6 +146,14 @@ _ALL = (
         "No root is named, so that each call is decided by itself, and what is built by code that is not in this file "
         "is decided where that code stands. Rewrite those files too, or name the root class with --root: then all that "
         "is reached must be known, or the rule is written above the class.",
+    ),
+    Code(
+        "CS125",
+        Weight.NOTE,
+        "a weight is initialised in steps",
+        "Its initialisation reads what it wrote before, and what is constrained at its call is projected at each such "
+        "read. The values at the start are inside, and differ from those of apply_constraints on the finished model. "
+        "With --root the rule is written above the class, where it is projected once.",
     ),
     Code(
         "CS130",

@@ -55,7 +55,7 @@ def followed(site: Site, spec: str, function: str) -> Edit:
     if isinstance(made.name, ast.Constant) and isinstance(made.name.value, str):
         arguments = written_arguments({made.name.value: spec})
     else:
-        arguments = f"{{{_text(site.file, made.name)}: {_quoted(spec)}}}"
+        arguments = f"{{{_text(site.file, made.name)}: {quoted(spec)}}}"
     host = _text(site.file, made.host)
     insertion = _after(site.file, made.statement, f"{function}({host}, {arguments})")
     begin, _ = source.span(site.node)
@@ -70,10 +70,11 @@ def decorated(owner: Class, rules: Sequence[tuple[str, str | None]], reasons: Se
     line = source.text[at:stop]
     indent = line[: len(line) - len(line.lstrip(" \t\f"))]
     newline = source.newline_near(at)
-    written = ", ".join(f"{_quoted(pattern)}: {_quoted(spec)}" for pattern, spec in rules)
-    text = f"{indent}@{function}({{{written}}}){newline}"
+    written = ", ".join(f"{quoted(pattern)}: {quoted(spec)}" for pattern, spec in rules)
+    # not strict: with some configurations a class may have less than its source says
+    text = f"{indent}@{function}({{{written}}}, strict=False){newline}"
     begin, _ = source.span(owner.node)
-    message = "; ".join((f"@{DECORATOR}({{{written}}})", *reasons))
+    message = "; ".join((f"@{DECORATOR}({{{written}}}, strict=False)", *reasons))
     return Edit("CS102", begin, message, DECORATOR, (Insertion(at, DECORATOR_LINE, text),))
 
 
@@ -84,8 +85,8 @@ def written_arguments(specs: Mapping[str, str]) -> str:
     '{"out_proj.weight": "spectral"}, bias="positive"'
     """
     dotted = {name: spec for name, spec in specs.items() if not name.isidentifier() or keyword.iskeyword(name)}
-    parts = [f"{{{', '.join(f'{_quoted(name)}: {_quoted(spec)}' for name, spec in dotted.items())}}}"] if dotted else []
-    parts += [f"{name}={_quoted(spec)}" for name, spec in specs.items() if name not in dotted]
+    parts = [f"{{{', '.join(f'{quoted(name)}: {quoted(spec)}' for name, spec in dotted.items())}}}"] if dotted else []
+    parts += [f"{name}={quoted(spec)}" for name, spec in specs.items() if name not in dotted]
     return ", ".join(parts)
 
 
@@ -158,7 +159,7 @@ def _text(file: Scoped, node: ast.expr) -> str:
     return file.source.text[begin:end]
 
 
-def _quoted(text: str | None) -> str:
+def quoted(text: str | None) -> str:
     """A literal in double quotes, as formatters write it."""
     if text is None:
         return "None"

@@ -121,7 +121,8 @@ def _pass(sources: Sequence[tuple[Source, str]], how: How) -> list[Outcome]:
     told += [Diagnostic(each.file, each.line, each.column, each.code, each.message) for each in problems]
     told += _notes(analysis)
     # comments are looked for only where there is something that they could silence
-    concerned = {wish.file.source.path for wish in wished} | {each.path for each in told}
+    asked_of = [each for each in told if CODES[each.code].weight is not Weight.NOTE]
+    concerned = {wish.file.source.path for wish in wished} | {each.path for each in asked_of}
     pragmas = {source.path: Pragmas.of(source) for source, _ in sources if source.path in concerned}
     kept = [
         wish

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from rewrite.making import making
 from rewrite.source import Source
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -67,6 +68,7 @@ class Scoped:
         self.parents: dict[ast.AST, ast.AST] = {}
         self.calls: list[ast.Call] = []
         self.assignments: list[ast.Assign] = []
+        self.deletions: list[ast.Delete] = []
         self.classes: list[ast.ClassDef] = []
         self.attributes: dict[str, list[ast.Attribute]] = {}
         self.star_imports: list[ast.ImportFrom] = []
@@ -102,25 +104,9 @@ class Scoped:
         return [read for inner, read in self.names_read.get(name, ()) if inner.home(name) is scope]
 
     @cached_property
-    def methods(self) -> frozenset[str]:
-        """The names of all functions that class bodies of this file define."""
-        return frozenset(
-            name
-            for scope in (self._scopes[each] for each in self.classes)
-            for name, bound in scope.bound.items()
-            if any(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in bound)
-        )
-
-    @cached_property
-    def building(self) -> frozenset[ast.AST]:
-        """The functions that call something that is named like a class: those that may make modules."""
-        found = set[ast.AST]()
-        for call in self.calls:
-            name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-            function = self.function_of(call) if name[:1].isupper() else None
-            if function is not None and function.name != "forward":
-                found.add(function)
-        return frozenset(found)
+    def making(self) -> frozenset[ast.AST]:
+        """The functions that may make modules: constructors, the methods they call, functions outside classes."""
+        return making(self)
 
     def climb(self, node: ast.AST, *kinds: type[ast.AST]) -> ast.AST | None:
         """The nearest node around ``node`` of one of ``kinds``."""
@@ -188,6 +174,7 @@ class Scoped:
             ast.Attribute: self._note_attribute,
             ast.Call: lambda node, _: self.calls.append(node),
             ast.Assign: lambda node, _: self.assignments.append(node),
+            ast.Delete: lambda node, _: self.deletions.append(node),
             **dict.fromkeys(DEFINITIONS, self._note_definition),
             **dict.fromkeys((ast.Import, ast.ImportFrom), self._note_import),
             **dict.fromkeys((ast.Global, ast.Nonlocal), self._note_passing),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -124,6 +124,11 @@ class _Finding:
 
 def tensors_of(known: Layer, call: ast.Call) -> Tensors:
     """What a call of a layer's constructor makes."""
+    return tensors(known, arguments_of(known, call))
+
+
+def arguments_of(known: Layer, call: ast.Call) -> Mapping[str, object]:
+    """The arguments of a call of a layer's constructor, by name."""
     positional: list[object] = []
     starred = any(each.arg is None for each in call.keywords)
     for each in call.args:
@@ -132,7 +137,7 @@ def tensors_of(known: Layer, call: ast.Call) -> Tensors:
             break
         positional.append(_value(each))
     keywords = {each.arg: _value(each.value) for each in call.keywords if each.arg is not None}
-    return tensors(known, bound(known, positional, keywords, starred=starred))
+    return bound(known, positional, keywords, starred=starred)
 
 
 def inherited_tensors(owner: Class, call: ast.Call | None) -> Tensors:

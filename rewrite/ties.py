@@ -18,11 +18,15 @@ USUAL = frozenset({"weight", "bias"})
 
 @dataclass(frozen=True)
 class Tie:
-    """A tie and where its sides stand, as far as that is known; a pattern may stand for any name."""
+    """A tie and where its sides stand, as far as that is known; a pattern may stand for any name.
+
+    ``owner`` is the class in whose body it is written.
+    """
 
     file: Scoped
     node: ast.stmt
     sides: tuple[Place, ...]
+    owner: Class | None = None
 
 
 def ties(classes: Classes) -> Iterator[Tie]:
@@ -31,7 +35,7 @@ def ties(classes: Classes) -> Iterator[Tie]:
         for statement in file.assignments:
             owner = classes.around(file, statement)
             if owner is not None:
-                yield from (Tie(file, statement, sides) for sides in _sides(owner, statement))
+                yield from (Tie(file, statement, sides, owner) for sides in _sides(owner, statement))
 
 
 def _sides(owner: Class, statement: ast.Assign) -> Iterator[tuple[Place, ...]]:
@@ -40,17 +44,17 @@ def _sides(owner: Class, statement: ast.Assign) -> Iterator[tuple[Place, ...]]:
             yield from _declared(owner, value)
         case ast.Assign(targets=[ast.Attribute() as target], value=ast.Attribute() as value):
             if USUAL & {target.attr, value.attr}:
-                yield _side(owner, target), _side(owner, value)
+                yield side(owner, target), side(owner, value)
 
 
-def _side(owner: Class, node: ast.Attribute) -> Place:
+def side(owner: Class | None, node: ast.Attribute) -> Place:
     """One side of ``self.head.weight = self.embedding.weight``; others may stand anywhere."""
     names: list[str] = []
     root: ast.expr = node
     while isinstance(root, ast.Attribute):
         names.append(root.attr)
         root = root.value
-    if isinstance(root, ast.Name) and root.id == "self":
+    if owner is not None and isinstance(root, ast.Name) and root.id == "self":
         return Place(owner, tuple(map(literal, reversed(names))))
     return Place(None, (literal(node.attr),))
 

@@ -43,12 +43,17 @@ def _of_unclear_function(file: Scoped, function: ast.expr) -> bool:
     """A method of an object that is not known is taken for what its name says; any other callable may make modules."""
     match function:
         case ast.Attribute(value=ast.Name(id="self"), attr=name):
-            return _may_be_called_so(name) and name not in file.methods
+            return _may_be_called_so(name) and not _is_method(file, name)
         case ast.Attribute(attr=name):
             return name in ("from_config", "from_pretrained", "_from_config", "build", "create", "create_model")
         case ast.Name(id=name):
             return _may_be_called_so(name)
     return True
+
+
+def _is_method(file: Scoped, name: str) -> bool:
+    """Whether a class of the file has a method of this name: what it returns is followed."""
+    return any(name in file.scope_made_by(each).bound for each in file.classes)
 
 
 def _is_kept(file: Scoped, call: ast.Call) -> bool:
@@ -69,6 +74,5 @@ def _is_kept(file: Scoped, call: ast.Call) -> bool:
 
 
 def _where_modules_are_made(file: Scoped, call: ast.Call) -> bool:
-    """Whether the call is in a constructor, or in a function that makes layers."""
     function = file.function_of(call)
-    return function is not None and (function.name == "__init__" or function in file.building)
+    return function is not None and function in file.making

@@ -104,3 +104,15 @@ def test_a_benchmark_that_fails_leaves_the_page(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(SystemExit, match=r"benchmarks\.no_such ended with 1; benchmarks\.md is as it was"):
         page.main(["no_such"])
     assert not (tmp_path / "benchmarks.md").exists()
+
+
+def test_the_benchmark_of_rewriting_tells_files_apart(capsys: pytest.CaptureFixture[str]):
+    if importlib.util.find_spec("transformers") is None:
+        pytest.skip("this benchmark needs transformers, of the extra 'examples'")
+    from benchmarks import rewriting
+
+    files = rewriting.sources(160)
+    parsing = {file.path: 1.0 for file in files}
+    counts = [int(cell) for cell in rewriting.row("*@Linear.weight", files, parsing)[1::2]]
+    assert sum(counts) == len(files)
+    assert counts[1] > 0

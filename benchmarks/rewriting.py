@@ -1,0 +1,96 @@
+"""What rewriting a source file takes, in units of LibCST's ``parse_module`` on the same file.
+
+The files are the modeling_*.py of transformers. For each rule three kinds are told apart: those that its filter
+rejects by their bytes, those that are read and stay as they are, and those that are changed. Figures are sums over
+files: CPU time of one thread, the least of three runs; the first kind in milliseconds a file, the others over the time
+that LibCST takes to parse the same files in the same run. The results are read again as Python, as always; what is
+written is rewritten a second time before, which is not in these figures.
+
+The last lines give files per second of the whole command, with one process and with two.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import libcst
+import transformers
+
+from benchmarks.timing import machine, table
+from rewrite.prefilter import Prefilter
+from rewrite.rewriting import ruleset
+from rewrite.running import Asked, Read, together
+
+RULES = ("*.conv*.weight", "*.query.weight", "*@Linear.weight", "*.{q,v}_proj.weight", "*@{Conv1d,Conv2d}.weight")
+SPEC = "spectral"
+RUNS = 3
+EVERY = 8  # the files are many and much alike
+
+
+def least(act: Callable[[], object]) -> float:
+    """Seconds of CPU time, the least of some runs."""
+    times = []
+    for _ in range(RUNS):
+        begin = time.process_time()
+        act()
+        times.append(time.process_time() - begin)
+    return min(times)
+
+
+def sources(every: int) -> list[Read]:
+    """Files of transformers, each so many-th."""
+    folder = Path(transformers.__file__).parent / "models"
+    files = sorted(folder.glob("*/modeling_*.py"))[::every]
+    return [Read(str(file), file.read_bytes(), f"transformers.models.{file.parent.name}.{file.stem}") for file in files]
+
+
+def row(pattern: str, files: list[Read], parsing: dict[str, float]) -> list[str]:
+    """The figures of one rule."""
+    asked = Asked(ruleset({pattern: SPEC}), again=False)
+    prefilter = Prefilter.of(rule.pattern for rule in asked.rules.rules)
+    rejected: list[float] = []
+    spent: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
+    for file in files:
+        if not prefilter.passes(file.data):
+            rejected.append(least(lambda file=file: prefilter.passes(file.data)))
+            continue
+        [outcome] = together(asked, [file], find_root=False)
+        seconds = least(lambda file=file: together(asked, [file], find_root=False))
+        spent[outcome.changed].append((seconds, parsing[file.path]))
+    cells = [f"{len(rejected)}", f"{1e3 * sum(rejected) / len(rejected):.2f} ms" if rejected else "-"]
+    for hit in (False, True):
+        ours, theirs = (sum(times) for times in zip(*spent[hit], strict=True)) if spent[hit] else (0.0, 0.0)
+        cells += [f"{len(spent[hit])}", f"{ours / theirs:.2f}" if theirs else "-"]
+    return [f"`{pattern}`", *cells]
+
+
+def files_per_second(jobs: int) -> str:
+    """Of the whole command on all files, its start included."""
+    folder = Path(transformers.__file__).parent / "models"
+    command = [sys.executable, "-m", "rewrite", "rewrite", str(folder), "-r", f"{RULES[0]}={SPEC}", "-q"]
+    begin = time.perf_counter()
+    ran = subprocess.run([*command, "-j", str(jobs)], capture_output=True, check=False)
+    seconds = time.perf_counter() - begin
+    if ran.returncode not in (0, 1):
+        raise SystemExit(ran.stderr.decode())
+    return f"{len(list(folder.rglob('*.py'))) / seconds:.0f} files/s"
+
+
+def main(every: int = EVERY) -> None:
+    """Print the figures."""
+    files = sources(every)
+    size = sum(len(file.data) for file in files) // len(files) // 1000
+    print(f"{machine()}, 1 thread; {len(files)} files of {size} kB on average.\n")
+    parsing = {file.path: least(lambda file=file: libcst.parse_module(file.data)) for file in files}
+    head = ["rule", "rejected", "each", "read, kept", "x parse", "changed", "x parse"]
+    print(table(head, [row(pattern, files, parsing) for pattern in RULES]))
+    if every == EVERY:
+        print(f"\nthe whole of `transformers/models`: {files_per_second(1)}, with `-j 2` {files_per_second(2)}")
+
+
+if __name__ == "__main__":
+    main()
