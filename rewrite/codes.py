@@ -2,28 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
-
-
-class Weight(Enum):
-    """What a code asks for: an edit that can be written, something that was left, a note, a file that failed."""
-
-    EDIT = "edit"
-    LEFT = "left"
-    NOTE = "note"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Code:
-    """One code, with the text of ``--explain``."""
-
-    name: str
-    weight: Weight
-    title: str
-    explanation: str
-
+from rewrite.code import Code, Weight
+from rewrite.migration.rules import MIGRATION_CODES
 
 _ALL = (
     Code(
@@ -178,4 +158,4 @@ _ALL = (
         "It says '# computed-surgery: skip-file', or '@generated' in its first lines.",
     ),
 )
-CODES = {code.name: code for code in _ALL}
+CODES = {code.name: code for code in (*_ALL, *MIGRATION_CODES)}

@@ -28,6 +28,9 @@ def rewrite_files(
     ignore: options.Ignore = "",
     explain: options.Explain = None,
     add_noqa: options.AddNoqa = False,
+    migrate: options.Migrate = False,
+    unsafe_fixes: options.UnsafeFixes = False,
+    target: options.TargetName = None,
     exit_zero: options.ExitZero = False,
     statistics: options.Statistics = False,
     config: options.Config = None,
@@ -47,10 +50,12 @@ def rewrite_files(
     if explain is not None:
         _explain(explain)
     named = _checked(paths or [], write=write, check=check)
+    _check_migration(migrate, rules=bool(rule or rules or root or style), options=unsafe_fixes or target is not None)
     show = Show(output_format.value, write, check, statistics, quiet, verbose)
     session = Session(
         show, tuple(rule or ()), rules, tuple(root or ()), style, _codes(select), _codes(ignore),
         config, isolated, tuple(extend_exclude or ()), jobs, add_noqa,
+        migrate, unsafe_fixes, target,
     )  # fmt: skip
     code = _run(session, named, stdin_filename)
     raise typer.Exit(0 if exit_zero else code)
@@ -64,6 +69,13 @@ def _checked(paths: list[str], *, write: bool, check: bool) -> list[str]:
     if STANDARD_INPUT in paths and len(paths) > 1:
         refuse("- stands alone: standard input is one file")
     return paths
+
+
+def _check_migration(migrate: bool, *, rules: bool, options: bool) -> None:
+    if migrate and rules:
+        refuse("--migrate takes no rules, roots or style: run it first, and then with rules")
+    if options and not migrate:
+        refuse("--unsafe-fixes and --target are for --migrate")
 
 
 def _run(session: Session, paths: Sequence[str], stdin_filename: str) -> int:

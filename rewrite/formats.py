@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from rewrite.codes import CODES, Weight
+from rewrite.code import Weight
+from rewrite.codes import CODES
 from rewrite.diagnostics import Diagnostic
 
 LEVELS = {Weight.EDIT: "warning", Weight.LEFT: "error", Weight.NOTE: "note", Weight.FAILED: "error"}

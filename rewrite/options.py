@@ -26,6 +26,13 @@ class Style(StrEnum):
     CLASS = "class"
 
 
+class Target(StrEnum):
+    """The names of ``--target``."""
+
+    SURGERY = "surgery"
+    TORCH = "torch"
+
+
 Paths = Annotated[list[str] | None, typer.Argument(help="Files, folders, or - for standard input.")]
 RuleTexts = Annotated[
     list[str] | None,
@@ -45,6 +52,15 @@ Select = Annotated[str, typer.Option("--select", help="Only these codes, such as
 Ignore = Annotated[str, typer.Option("--ignore", help="All but these codes.")]
 Explain = Annotated[str | None, typer.Option("--explain", help="Say what a code means, and stop.")]
 AddNoqa = Annotated[bool, typer.Option("--add-noqa", help="Write '# noqa: CODE' to each place that was left.")]
+Migrate = Annotated[
+    bool, typer.Option("--migrate", help="Instead of rules: torch's norms and parametrizations become constraints.")
+]
+UnsafeFixes = Annotated[
+    bool, typer.Option("--unsafe-fixes", help="With --migrate: also what may change names or behaviour.")
+]
+TargetName = Annotated[
+    Target | None, typer.Option("--target", help="With --migrate: write constraints, or torch's parametrizations.")
+]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")]
 Statistics = Annotated[bool, typer.Option("--statistics", help="Count codes.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file instead of pyproject.toml.")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rewrite.codes import CODES, Weight
+from rewrite.code import Weight
+from rewrite.codes import CODES
 from rewrite.diagnostics import Diagnostic
 
 

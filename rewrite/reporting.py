@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import typer
 
-from rewrite.codes import CODES, Weight
+from rewrite.code import Weight
+from rewrite.codes import CODES
 from rewrite.diagnostics import Diagnostic
 from rewrite.outcome import Outcome
 from rewrite.showing import diff, in_colour, sorted_all, statistics, summary, told

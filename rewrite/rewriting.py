@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from rewrite.analysis import Analysis, analysed
 from rewrite.choosing import Styles, choose
-from rewrite.codes import CODES, Weight
+from rewrite.code import Weight
+from rewrite.codes import CODES
 from rewrite.constraining import Edit
 from rewrite.diagnostics import Diagnostic
 from rewrite.editing import edits_of, wishes

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
-from rewrite.codes import CODES, Weight
+from rewrite.code import Weight
+from rewrite.codes import CODES
 from rewrite.diagnostics import Diagnostic
+from rewrite.grouping import grouped
+from rewrite.migration.migrating import migrate_sources
 from rewrite.outcome import Outcome
 from rewrite.prefilter import Prefilter
 from rewrite.project import module_name
@@ -25,21 +28,42 @@ CHUNK = 4
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run is asked for. ``select`` and ``ignore`` are beginnings of codes."""
+class Codes:
+    """Which codes are asked for: those that begin with one of ``select``, and with none of ``ignore``."""
 
-    rules: RuleSet
-    roots: tuple[str, ...] = ()
-    style: str = "auto"
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    again: bool = True
 
-    def selected(self, code: str) -> bool:
+    def __call__(self, code: str) -> bool:
         """Whether a code is asked for; that a file could not be rewritten is always told."""
         if CODES[code].weight is Weight.FAILED:
             return True
         return code.startswith(self.select or ("",)) and not code.startswith(self.ignore or (" ",))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run is asked for.
+
+    ``again``: results are rewritten once more, to see that a second run would change nothing; this is asked before
+    anything is written.
+    """
+
+    rules: RuleSet
+    roots: tuple[str, ...] = ()
+    style: str = "auto"
+    selected: Codes = Codes()
+    again: bool = True
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What a migration is asked for; ``again`` as in `Asked`."""
+
+    unsafe: bool = False
+    target: str = "surgery"
+    selected: Codes = Codes()
+    again: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,6 +119,27 @@ def _together(asked: Asked, files: Sequence[Read], *, find_root: bool) -> list[O
     outcomes = rewrite_sources(sources, how, again=asked.again)
     found |= {each.path: each for each in outcomes}
     return [found[each.path] for each in files]
+
+
+def migrate(asked: Migration, files: Sequence[Read | Outcome]) -> Iterator[Outcome]:
+    """What becomes of each file by migration, in their order; files that import each other are read together."""
+    found: dict[str, Outcome] = {}
+    sources: list[tuple[Source, str]] = []
+    with uncollected():
+        for each in files:
+            if isinstance(each, Outcome):
+                found[each.path] = each
+                continue
+            try:
+                sources.append((Source.read(each.path, each.data), each.module))
+            except UnreadableError as error:
+                found[each.path] = _failed(each.path, error.reason, error.line, error.column)
+        for group in grouped(sources):
+            outcomes = migrate_sources(
+                group, unsafe=asked.unsafe, target=asked.target, selected=asked.selected, again=asked.again
+            )
+            found |= {each.path: each for each in outcomes}
+    yield from (found[each.path] for each in files)
 
 
 def write(outcome: Outcome, data: bytes) -> Outcome:

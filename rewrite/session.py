@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from os import cpu_count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rewrite.complaints import complaining, refuse
 from rewrite.configuration import Configuration, Rule, RuleTextError, configured, split_rule
@@ -18,6 +18,10 @@ from rewrite.outcome import Outcome
 from rewrite.reporting import Show, progress, report
 from rewrite.toml_table import ConfigurationError
 from surgery.rules.errors import RuleError
+
+if TYPE_CHECKING:
+    from rewrite.work import Work
+    from surgery.rules.ruleset import RuleSet
 
 DONE, FOUND, UNREADABLE = 0, 1, 3
 SHOWN_FROM = 20  # files for which progress is shown
@@ -39,13 +43,16 @@ class Session:
     extend_exclude: tuple[str, ...]
     jobs: int | None
     add_noqa: bool
+    migrate: bool = False
+    unsafe_fixes: bool = False
+    target: str | None = None
 
     def on_files(self, paths: Sequence[Path]) -> int:
         """Rewrite files and folders; the exit code."""
-        from rewrite.running import read_files, run, write
+        from rewrite.running import read_files, write
 
         found = self._configured(paths)
-        asked = self._asked(found)
+        work = self._work(found)
         try:
             excluded = (*found.extend_exclude, *self.extend_exclude)
             discovered = discover(paths, extend_exclude=excluded, anchor=found.anchor)
@@ -54,27 +61,26 @@ class Session:
         files = read_files(discovered.files)
         outcomes: list[Outcome] = []
         with _Roots(), progress(self.show, len(files)) as advance:
-            for file, outcome in zip(files, run(asked, files, jobs=self.jobs or cpu_count() or 1), strict=True):
+            for file, outcome in zip(files, work.outcomes(files, self.jobs or cpu_count() or 1), strict=True):
                 if self.add_noqa:
                     outcome = _silenced(outcome)
                 if (self.show.write or self.add_noqa) and not isinstance(file, Outcome):
                     outcome = write(outcome, file.data)
                 outcomes.append(outcome)
                 advance()
-        return report(self.show, outcomes, [*_of_discovery(discovered), *self._unmatched(asked, outcomes)])
+        return report(self.show, outcomes, [*_of_discovery(discovered), *work.others(outcomes)])
 
     def on_standard_input(self, data: bytes, name: str) -> int:
         """Rewrite standard input; with ``--write`` the text goes to standard output, changed or not."""
-        from rewrite.running import Read, together
+        from rewrite.running import Read
 
-        found = self._configured([Path(name if name != "<stdin>" else ".")])
-        asked = self._asked(found)
+        work = self._work(self._configured([Path(name if name != "<stdin>" else ".")]))
         with _Roots():
-            [outcome] = together(asked, [Read(name, data, "stdin")])
+            [outcome] = work.outcomes([Read(name, data, "stdin")], 1)
         if self.show.write:
             sys.stdout.buffer.write(_result(outcome, data))
             sys.stdout.buffer.flush()
-        return report(self.show, [outcome], self._unmatched(asked, [outcome]))
+        return report(self.show, [outcome], work.others([outcome]))
 
     def _configured(self, paths: Sequence[Path]) -> Configuration:
         try:
@@ -82,9 +88,19 @@ class Session:
         except ConfigurationError as error:
             refuse(str(error))
 
-    def _asked(self, found: Configuration) -> Any:
+    def _work(self, found: Configuration) -> Work:
+        from rewrite.running import Asked, Codes, Migration
+        from rewrite.work import OldIdioms, Rules
+
+        codes = Codes(self.select or found.select, self.ignore or found.ignore)
+        if self.migrate:
+            target = self.target or found.target or "surgery"
+            return OldIdioms(Migration(self.unsafe_fixes, target, codes, again=self.show.write))
+        style = self.style or found.style or "auto"
+        return Rules(Asked(self._rules(found), self.roots or found.root, style, codes, again=self.show.write))
+
+    def _rules(self, found: Configuration) -> RuleSet:
         from rewrite.rewriting import ruleset
-        from rewrite.running import Asked
 
         pairs: list[Rule] = []
         for text in self.texts:
@@ -97,23 +113,9 @@ class Session:
             refuse("no rules: give -r 'PATTERN=SPEC', --rules FILE, or rules in [tool.computed-surgery]")
         try:
             with complaining():
-                rules = ruleset(pairs)
+                return ruleset(pairs)
         except RuleError as error:
             refuse(str(error))
-        return Asked(
-            rules,
-            self.roots or found.root,
-            self.style or found.style or "auto",
-            self.select or found.select,
-            self.ignore or found.ignore,
-            again=self.show.write,
-        )
-
-    def _unmatched(self, asked: Any, outcomes: Sequence[Outcome]) -> list[Diagnostic]:
-        from rewrite.rewriting import unmatched
-
-        matched = frozenset[int]().union(*(each.matched for each in outcomes))
-        return [each for each in unmatched(asked.rules, matched, "<rules>") if asked.selected(each.code)]
 
 
 class _Roots(AbstractContextManager[None]):

@@ -22,7 +22,7 @@ def arguments_of(call: ast.Call, order: Sequence[str]) -> dict[str, ast.expr]:
         raise NotUnderstoodError(f"it has {len(call.args)} arguments, and the function takes {len(order)}")
     found = dict(zip(order, call.args, strict=False))
     for each in call.keywords:
-        if each.arg not in order or each.arg in found:
+        if each.arg is None or each.arg not in order or each.arg in found:
             raise NotUnderstoodError(f"the function has no argument {each.arg!r} left")
         found[each.arg] = each.value
     if order[0] not in found:

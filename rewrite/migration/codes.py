@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rewrite.codes import Code, Weight
+from rewrite.code import Code, Weight
 
 LEFT = "CS250"
 PARTNER = "CS251"

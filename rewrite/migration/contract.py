@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
-from rewrite.codes import Code, Weight
+from rewrite.code import Code, Weight
 from rewrite.insertion import Insertion
 from rewrite.migration.codes import LEFT
+from rewrite.migration.examples import Example
 from rewrite.migration.tree import Tree
 from rewrite.scopes import Scoped
 
@@ -43,7 +44,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Finding:
-    """One place. Without a ``change`` it is only told. ``families`` are the norms it belongs to, by what made them."""
+    """One place. Without a ``change`` it is only told. ``families`` are the norms it belongs to, by what made them.
+
+    ``takes`` are the calls of other norms of which it takes the module.
+    """
 
     file: Scoped
     node: ast.expr | ast.stmt
@@ -53,6 +57,7 @@ class Finding:
     safety: Safety = Safety.SAFE
     families: frozenset[str] = frozenset()
     part: Part = Part.NONE
+    takes: frozenset[ast.Call] = frozenset()
 
     @property
     def offset(self) -> int:
@@ -73,18 +78,6 @@ class Finding:
     def left(self, reason: str, code: str = LEFT) -> Finding:
         """The same place, which stays as it is."""
         return replace(self, code=code, message=reason, change=None)
-
-
-@dataclass(frozen=True)
-class Example:
-    """A module of a few lines before and after; both define ``Net``, which takes a tensor of the shape ``takes``."""
-
-    before: str
-    after: str
-    takes: tuple[int, ...] = (2, 4)
-    target: str = "surgery"
-    unsafe: bool = False
-    runs: bool = True
 
 
 class Rule(ABC):

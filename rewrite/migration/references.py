@@ -11,6 +11,8 @@ from rewrite.migration.known import KNOWN, LAST_NAMES, Known
 from rewrite.project import Project
 from rewrite.scopes import Scope, Scoped
 
+STARS = frozenset(name.rpartition(".")[0] for name in KNOWN)
+
 
 class Use(Enum):
     """What a name is read for."""
@@ -19,6 +21,7 @@ class Use(Enum):
     ALIAS = "alias"  # the calls of the other name are references themselves
     CHOICE = "choice"  # one of several that a variable may hold
     PASSED_ON = "passed on"
+    STARRED = "starred"  # it may come from a star import
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,20 +45,31 @@ def references(project: Project, file: Scoped) -> Iterator[Reference]:
             known = KNOWN.get(project.full_name(file, attribute) or "")
             if known is not None:
                 yield Reference(attribute, (known,), _use(project, file, attribute))
-    waiting = [file.top]
-    while waiting:
-        scope = waiting.pop()
-        waiting += scope.inner
-        for name in scope.bound:
-            meant = meanings(project, file, scope, name) if name not in scope.passed_on else ()
-            if meant:
-                for read in file.reads(scope, name):
-                    yield Reference(read, meant, _use(project, file, read))
+    known_by: dict[tuple[int, str], tuple[Known, ...]] = {}
+    for name, reads in file.names_read.items():
+        for scope, read in reads:
+            home = scope.home(name)
+            if home is None:
+                yield from _starred(file, name, read)
+                continue
+            key = id(home), name
+            if key not in known_by:
+                known_by[key] = meanings(project, file, home, name)
+            if known_by[key]:
+                yield Reference(read, known_by[key], _use(project, file, read))
+
+
+def _starred(file: Scoped, name: str, read: ast.Name) -> Iterator[Reference]:
+    """A name that is bound nowhere, where a star may bring it."""
+    for each in file.star_imports:
+        known = KNOWN.get(f"{each.module}.{name}") if each.module in STARS and not each.level else None
+        if known is not None:
+            yield Reference(read, (known,), Use.STARRED)
 
 
 def meanings(project: Project, file: Scoped, scope: Scope, name: str) -> tuple[Known, ...]:
     """What a name of a scope may mean; empty where that is unclear, or not one kind."""
-    bindings = file.bindings(scope, name)
+    bindings = sorted(file.bindings(scope, name), key=_line)
     if scope.is_class or not any(isinstance(each, ast.Import | ast.ImportFrom | ast.Name) for each in bindings):
         return ()
     if len(bindings) == 1:
@@ -64,6 +78,11 @@ def meanings(project: Project, file: Scoped, scope: Scope, name: str) -> tuple[K
     found = dict.fromkeys(_bound_to(project, file, scope, name, each) for each in bindings)
     known_ones = tuple(each for each in found if each is not None)
     return known_ones if len(known_ones) == len(found) and len({each.kind for each in known_ones}) == 1 else ()
+
+
+def _line(node: ast.AST) -> int:
+    """Where a binding stands: the first of several gives its name to all."""
+    return node.lineno if isinstance(node, ast.stmt | ast.expr | ast.arg | ast.ExceptHandler) else 0
 
 
 def _bound_to(project: Project, file: Scoped, scope: Scope, name: str, binding: ast.AST) -> Known | None:

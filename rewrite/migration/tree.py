@@ -7,6 +7,8 @@ from rewrite.migration.references import Reference, references
 from rewrite.project import Project
 from rewrite.scopes import Scoped
 
+WORDS = ("_norm", "parametriz", "geotorch")
+
 
 class Tree:
     """A project that is migrated to ``target``: "surgery", or "torch" for its own parametrizations."""
@@ -15,7 +17,9 @@ class Tree:
         self.project = project
         self.target = target
         self.classes = Classes.of(project)
-        self._references = {file: list(references(project, file)) for file in project.files}
+        # a file may have them under a name of its own, from another one
+        named = any(word in file.source.text for file in project.files for word in WORDS)
+        self._references = {file: list(references(project, file)) if named else [] for file in project.files}
 
     def references(self, file: Scoped) -> list[Reference]:
         """The places of a file that name a known function."""

@@ -267,3 +267,45 @@ def test_every_code_explains_itself():
         assert result.exit_code == 0
         assert result.stdout.startswith(f"{name} ({code.weight.value}): {code.title}\n\n")
         assert code.explanation.endswith(".")
+
+
+OLD = """\
+import torch
+from torch import nn
+from torch.nn.utils import weight_norm
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = weight_norm(nn.Conv1d(3, 8, 3))
+"""
+
+
+def test_old_idioms_are_migrated(net: Path):
+    net.write_text(OLD)
+    result = call(net, "--migrate")
+    assert result.exit_code == 1
+    assert '+        self.conv1 = constrain(nn.Conv1d(3, 8, 3), weight="weight_norm")' in result.stdout
+    assert net.read_text() == OLD
+    assert call(net, "--migrate", "--write").exit_code == 0
+    assert 'constrain(nn.Conv1d(3, 8, 3), weight="weight_norm")' in net.read_text()
+    assert call(net, "--migrate").exit_code == 0
+
+
+def test_old_idioms_become_those_of_torch_where_that_is_asked(net: Path):
+    net.write_text(OLD)
+    assert "parametrizations" in call(net, "--migrate", "--target", "torch").stdout
+    for wrong in (("--migrate", *RULE), ("--target", "torch", *RULE), ("--unsafe-fixes", *RULE)):
+        assert call(net, *wrong).exit_code == 2
+
+
+def test_files_that_import_each_other_are_migrated_together(net: Path):
+    """One that removes the norm of another holds it back; a third knows nothing of them."""
+    Path("a.py").write_text(OLD)
+    Path("b.py").write_text(
+        "from a import Net\nfrom torch.nn.utils import remove_weight_norm\nremove_weight_norm(x().y)\n"
+    )
+    Path("c.py").write_text(OLD)
+    call(".", "--migrate", "--write")
+    assert "constrain" in Path("c.py").read_text()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rewrite.codes import CODES, Weight
+from rewrite.code import Weight
+from rewrite.codes import CODES
 from rewrite.outcome import Outcome
 from rewrite.rewriting import ruleset
 from rewrite.running import Asked, Read, read_files, run
