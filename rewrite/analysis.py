@@ -22,7 +22,11 @@ class UnknownRootError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What rules are decided on. ``named``: the roots are given, or the only one possible was found."""
+    """What rules are decided on.
+
+    ``roots`` are given, or ``found``, where only one is possible. ``begins`` are the classes at which names begin, True
+    where they may begin anywhere; ``reached`` those whose code runs where instances of these are built.
+    """
 
     classes: Classes
     sites: tuple[Site, ...]
@@ -30,6 +34,7 @@ class Analysis:
     roots: tuple[Class, ...]
     found: bool
     begins: Mapping[Class, bool]
+    reached: frozenset[Class]
 
     @property
     def open_world(self) -> bool:
@@ -59,7 +64,7 @@ def analysed(sources: Iterable[tuple[Source, str]], roots: Sequence[str] = (), *
     reached = _reached(classes, made, begins)
     every = (*ties(classes), *replacements(classes))
     meant = [tie for tie in every if tie.owner is None or tie.owner in reached]
-    return Analysis(classes, made, Tied(meant, classes, made, begins), chosen, found, begins)
+    return Analysis(classes, made, Tied(meant, classes, made, begins), chosen, found, begins, frozenset(reached))
 
 
 def _anywhere(classes: Classes, made: Iterable[Site], passed_on: Sequence[Class]) -> dict[Class, bool]:

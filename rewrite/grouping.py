@@ -11,9 +11,9 @@ Named = tuple[Source, str]
 
 
 def grouped(sources: Sequence[Named]) -> list[list[Named]]:
-    r"""The groups, each in the order of ``sources``, by its first one.
+    """The groups, each in the order of ``sources``, by its first one.
 
-    >>> a, b = (Source("a.py", "import b\\n"), "a"), (Source("b.py", ""), "b")
+    >>> a, b = (Source("a.py", "import b"), "a"), (Source("b.py", ""), "b")
     >>> [[name for _, name in group] for group in grouped([a, (Source("c.py", ""), "c"), b])]
     [['a', 'b'], ['c']]
     """

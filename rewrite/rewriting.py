@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rewrite.analysis import Analysis, analysed
+from rewrite.analysis import analysed
 from rewrite.choosing import Styles, choose
 from rewrite.code import Weight
 from rewrite.codes import CODES
@@ -13,6 +13,7 @@ from rewrite.constraining import Edit
 from rewrite.diagnostics import Diagnostic
 from rewrite.editing import edits_of, wishes
 from rewrite.insertion import inserted
+from rewrite.noting import notes
 from rewrite.outcome import Outcome
 from rewrite.pragmas import Pragmas
 from rewrite.source import Source, UnreadableError
@@ -120,7 +121,7 @@ def _pass(sources: Sequence[tuple[Source, str]], how: How) -> list[Outcome]:
     wished, told = wishes(analysis, how.rules, choice)
     problems = (*choice.problems, *choice.notes)
     told += [Diagnostic(each.file, each.line, each.column, each.code, each.message) for each in problems]
-    told += _notes(analysis)
+    told += notes(analysis, choice)
     # comments are looked for only where there is something that they could silence
     asked_of = [each for each in told if CODES[each.code].weight is not Weight.NOTE]
     concerned = {wish.file.source.path for wish in wished} | {each.path for each in asked_of}
@@ -161,16 +162,6 @@ def outcome_of(source: Source, pragmas: Pragmas, edits: Sequence[Edit], said: Se
         if edit.code:
             found.append(Diagnostic(source.path, *source.position(edit.offset), edit.code, edit.message))
     return Outcome(source.path, source.text, after, tuple(sorted(found)))
-
-
-def _notes(analysis: Analysis) -> list[Diagnostic]:
-    """What is said of roots."""
-    found = []
-    for root in analysis.roots if analysis.found else ():
-        place = root.file.source
-        line, column = place.position(place.span(root.node)[0])
-        found.append(Diagnostic(place.path, line, column, "CS120", f"names begin at {root.name}, which nothing builds"))
-    return found
 
 
 def _refused(outcome: Outcome, reason: str) -> Outcome:
