@@ -312,11 +312,12 @@ def test_files_that_import_each_other_are_migrated_together(net: Path):
 
 
 def test_notes_tell_of_checkpoints_and_of_other_builders(net: Path):
+    head = "class {}({}):\n    def __init__(self):\n        super().__init__()\n        self.{}\n"
     net.write_text(
         "from torch import nn\nfrom transformers import PreTrainedModel\n"
-        "class Block(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.fc = nn.Linear(1, 1)\n"
-        "class Net(PreTrainedModel):\n    def __init__(self, c):\n        super().__init__(c)\n        self.a = Block()\n"
-        "class Other(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.b = Block()\n"
+        + head.format("Block", "nn.Module", "fc = nn.Linear(1, 1)")
+        + head.format("Net", "PreTrainedModel", "a = Block()")
+        + head.format("Other", "nn.Module", "b = Block()")
     )
     told = call(net, "-r", "a.fc.weight=spectral", "--root", "Net", "-v").stderr
     assert "net.py:7:1: CS122 a plain checkpoint loaded by Net.from_pretrained would lose weights" in told
