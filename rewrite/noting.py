@@ -20,9 +20,7 @@ def notes(analysis: Analysis, choice: Choice) -> Iterator[Diagnostic]:
     changed = _changed(analysis, choice)
     for each in dict.fromkeys((*(analysis.roots if changed or choice.above else ()), *changed)):
         if _loads_by_name(each):
-            yield _at(
-                each, "CS122", f"a plain checkpoint loaded by {each.name}.{LOADER} would lose constrained weights"
-            )
+            yield _at(each, "CS122", f"a plain checkpoint loaded by {each.name}.{LOADER} would lose weights")
     if analysis.roots:
         yield from _others(analysis, set(changed))
 
