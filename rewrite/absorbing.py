@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import rewrite.known_calls as known
 from rewrite.assigning import into_self
+from rewrite.callees import Method, is_defined, local_function, super_of
 from rewrite.classes import Class
-from rewrite.items import INDEX, literal
+from rewrite.items import INDEX, SOME_NAME, literal
 from rewrite.keys import key_of
 from rewrite.layers import layer
-from rewrite.places import ANYWHERE, Below, Into, Moves, by_key, renumbered
+from rewrite.places import ANYWHERE, Below, Into, Key, Moves, Pair, as_element, by_key, renumbered
 from rewrite.scopes import Scoped
 
 if TYPE_CHECKING:
     from rewrite.flow import Flow
 
-Method = ast.FunctionDef | ast.AsyncFunctionDef
 VALUE_OF_SETATTR = 2
 
 
@@ -47,13 +47,15 @@ class Given:
             yield from self._to_unnamed()
         elif full_name in known.HARMLESS or full_name.startswith(known.HARMLESS_PREFIXES):
             return
-        elif full_name == "builtins.setattr" and self.at == VALUE_OF_SETATTR:
+        elif full_name in known.SETTING and self.at == VALUE_OF_SETATTR:
             target, key, _ = self.call.args
             yield Into(self.file, target, (key_of(key), *self.below))
+        elif full_name == "torch.compile":
+            yield self.file, self.call, (literal("_orig_mod"), *self.below)
         elif full_name in known.PASSING:
             yield self.file, self.call, self.below
         elif full_name in known.COLLECTING or full_name in known.KEYED:
-            yield from self._collected(keyed=full_name in known.KEYED)
+            yield from self._collected(full_name)
         else:
             yield from self._to_named(full_name)
 
@@ -85,18 +87,34 @@ class Given:
         else:
             yield ANYWHERE
 
-    def _collected(self, *, keyed: bool) -> Moves:
+    def _collected(self, full_name: str) -> Moves:
+        """In a new collection, made of others or of keywords."""
+        keyed = full_name in known.KEYED
+        ordered = full_name == "collections.OrderedDict"
         if keyed and self.keyword is not None:
-            yield self.file, self.call, (literal(self.keyword), *self.below)
+            name = literal(self.keyword)
+            yield self.file, self.call, (Key(name) if ordered else name, *self.below)
         elif keyed and self.below:
-            yield self.file, self.call, by_key(self.below)
+            first, *rest = by_key(self.below)
+            yield self.file, self.call, (Key(first) if ordered and isinstance(first, tuple) else first, *rest)
         elif self.below:
-            yield (self.file, self.call, renumbered(self.below)) if self.at is not None else ANYWHERE
+            yield (self.file, self.call, self._at_some_place(full_name)) if self.at is not None else ANYWHERE
+
+    def _at_some_place(self, full_name: str) -> Below:
+        rest = self.below[1:]
+        match full_name:
+            case "builtins.enumerate":
+                return (INDEX, Pair(INDEX), *rest)
+            case "builtins.zip":
+                return (INDEX, Pair(SOME_NAME) if self.at == 1 else literal(str(self.at)), *rest)
+            case "builtins.sum":
+                return as_element(rest) if rest else (INDEX,)
+        return renumbered(self.below)
 
     def _child_of(self, name: str) -> Below | None:
         """The path below a layer of torch of what its constructor is given."""
         if name == known.SEQUENTIAL:
-            if self.below and self.at == 0 and len(self.call.args) == 1:  # a dictionary
+            if self.at == 0 and len(self.call.args) == 1 and self.below and isinstance(self.below[0], Key):
                 return by_key(self.below)
             return (literal(str(self.at)) if self.at is not None else INDEX, *self.below)
         if name in known.LISTS:
@@ -109,7 +127,9 @@ class Given:
         return None
 
     def _to_base(self, owner: Class) -> Moves:
-        """To ``super().__init__``."""
+        """To ``super().__init__``, which may be another's than that of a base where a class below has several."""
+        if any(len(each.bases) > 1 for each in owner.below()):
+            yield ANYWHERE
         found = next((method for base in owner.bases if (method := base.method("__init__"))), None)
         if found is not None:
             yield from self._to_function(found[0].file, found[1], bound=True)
@@ -153,18 +173,24 @@ class Given:
         method, receiver = function.attr, function.value
         owner = self.flow.index.self_class(self.file, receiver)
         found = owner.method(method) if owner is not None else None
+        if owner is not None and any(base.method(method) != found for base in owner.below()):
+            yield ANYWHERE  # a subclass does something else with it
         if found is not None:
             static = any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in found[1].decorator_list)
             yield from self._to_function(found[0].file, found[1], bound=not static)
+        elif is_defined(self.flow, method):
+            yield ANYWHERE  # of which class, is not known
         elif method in known.ADDING:
             yield Into(self.file, receiver, (INDEX, *self.below))
         elif method == "extend" and self.below:
             yield Into(self.file, receiver, renumbered(self.below))
         elif method == "update" and self.below:
             yield Into(self.file, receiver, by_key(self.below))
-        elif method in known.NAMING and self.call.args:
+        elif (method in known.NAMING and self.call.args) or (
+            method == "__setattr__" and len(self.call.args) == VALUE_OF_SETATTR
+        ):
             yield Into(self.file, receiver, (key_of(self.call.args[0]), *self.below))
-        elif method not in known.HARMLESS_METHODS and not method.endswith("_"):
+        elif method not in known.HARMLESS_METHODS:
             yield ANYWHERE
 
 
@@ -182,14 +208,6 @@ def marked(flow: Flow, file: Scoped, mark: ast.keyword | ast.Starred, below: Bel
         yield ANYWHERE
 
 
-def super_of(flow: Flow, file: Scoped, call: ast.Call) -> Class | None:
-    """The class in whose body ``super().__init__`` is called here."""
-    match call.func:
-        case ast.Attribute(value=ast.Call(func=ast.Name(id="super")), attr="__init__"):
-            return flow.classes.around(file, call)
-    return None
-
-
 def _spread(flow: Flow, file: Scoped, call: ast.Call, below: Below) -> Moves:
     """The elements of a list are the arguments of ``call``."""
     full_name = flow.project.full_name(file, call.func)
@@ -204,13 +222,3 @@ def _spread(flow: Flow, file: Scoped, call: ast.Call, below: Below) -> Moves:
         yield file, call, renumbered(below[1:]) if len(below) > 1 else (INDEX,)
     else:
         yield ANYWHERE
-
-
-def local_function(file: Scoped, call: ast.Call) -> Method | None:
-    """The function that is called by its name, where the name has no other meaning."""
-    if not isinstance(call.func, ast.Name):
-        return None
-    home = file.scope_of(call).home(call.func.id)
-    bound = file.bindings(home, call.func.id) if home is not None else []
-    one = bound[0] if len(bound) == 1 else None
-    return one if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) else None

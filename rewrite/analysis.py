@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rewrite.arrival import escapes
+from rewrite.children import hands_on_children
 from rewrite.classes import Class, Classes
 from rewrite.index import Index
+from rewrite.places import ANYWHERE
 from rewrite.project import Project
 from rewrite.replaced import replacements
 from rewrite.sites import Kind, Site, sites
@@ -61,6 +63,8 @@ def analysed(sources: Iterable[tuple[Source, str]], roots: Sequence[str] = (), *
         begins = _anywhere(classes, made, passed_on)
     else:
         begins = dict.fromkeys(chosen, False) | dict.fromkeys(passed_on, True)
+    if hands_on_children(classes, index):
+        made = tuple(replace(site, places=site.places | {ANYWHERE}) for site in made)
     reached = _reached(classes, made, begins)
     every = (*ties(classes), *replacements(classes))
     meant = [tie for tie in every if tie.owner is None or tie.owner in reached]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import rewrite.known_calls as known
 from rewrite.classes import Class
-from rewrite.items import INDEX, literal
-from rewrite.keys import key_of
-from rewrite.places import ANYWHERE, Below, Into, Moves, Place, Step, number_of, plain, renumbered
+from rewrite.items import INDEX, SOME_NAME, Name, literal
+from rewrite.keys import key_of, mangled
+from rewrite.places import ANYWHERE, Below, Into, Key, Moves, Place, Step, number_of, plain, renumbered
 from rewrite.scopes import Scoped
 
 if TYPE_CHECKING:
@@ -17,24 +19,44 @@ if TYPE_CHECKING:
     from rewrite.flow import Flow
 
 
-def assigned(flow: Flow, file: Scoped, target: ast.AST, below: Below, *, spread: bool = False) -> Moves:
-    """What an assignment to ``target`` does; ``spread``: to each name of it, as a loop does."""
+FRESH = (ast.Call, ast.List, ast.Dict, ast.ListComp, ast.DictComp, ast.Constant, ast.Tuple, ast.Set)
+
+
+def assigned(flow: Flow, file: Scoped, target: ast.AST, below: Below) -> Moves:
+    """What an assignment to ``target`` does."""
     match target:
         case ast.Tuple(elts=elements) | ast.List(elts=elements):
-            at = None if spread else number_of(below)
-            chosen = elements if at is None or at >= len(elements) else [elements[at]]
-            for each in chosen:
-                yield from assigned(flow, file, each, below if spread else below[1:], spread=spread)
-        case ast.Starred(value=value):
-            yield from assigned(flow, file, value, below, spread=spread)
+            yield from _unpacked(flow, file, elements, below)
         case ast.Name(id=name):
             yield from _named(flow, file, target, name, below)
         case ast.Attribute(value=value, attr=attribute):
-            yield Into(file, value, (literal(attribute), *below))
+            name = mangled(attribute, file.class_around(target))
+            yield Into(file, value, (literal(name), *below))
         case ast.Subscript(value=value, slice=key):
-            yield Into(file, value, (key_of(key), *below))
+            yield Into(file, value, (_stored_at(key), *below))
         case _:
             yield ANYWHERE
+
+
+def _unpacked(flow: Flow, file: Scoped, targets: Sequence[ast.expr], below: Below) -> Moves:
+    """The elements of what is assigned, one to each target; after a star they are counted anew."""
+    if any(isinstance(each, ast.Starred) for each in targets):
+        for each in targets:
+            inner = (INDEX, *below[1:]) if isinstance(each, ast.Starred) else below[1:]
+            yield from assigned(flow, file, each.value if isinstance(each, ast.Starred) else each, inner)
+        return
+    at = number_of(below)
+    for each in targets if at is None or at >= len(targets) else [targets[at]]:
+        yield from assigned(flow, file, each, below[1:])
+
+
+def _stored_at(key: ast.expr) -> Name:
+    """Where something is put by ``container[key]``: under a text; by a number in the place of any name."""
+    return key_of(key) if isinstance(key, ast.Constant) and isinstance(key.value, str) else _by_position(key)
+
+
+def _by_position(key: ast.expr) -> Name:
+    return SOME_NAME if isinstance(key, ast.Constant | ast.UnaryOp) else key_of(key)
 
 
 def into(flow: Flow, step: Into) -> Moves:
@@ -45,10 +67,12 @@ def into(flow: Flow, step: Into) -> Moves:
         yield from into_self(flow, owner, below)
         return
     match container:
+        case ast.Attribute(value=value, attr=attribute) if attribute in known.REGISTRIES:
+            yield Into(file, value, below)
         case ast.Attribute(value=value, attr=attribute):
-            yield Into(file, value, (literal(attribute), *below))
+            yield Into(file, value, (literal(mangled(attribute, file.class_around(container))), *below))
         case ast.Subscript(value=value, slice=key):
-            yield Into(file, value, (key_of(key), *below))
+            yield Into(file, value, (_stored_at(key), *below))
         case ast.Name(id=name):
             yield from _into_named(flow, file, container, name, below)
         case ast.Call(func=ast.Name(id="super")):
@@ -60,11 +84,26 @@ def into(flow: Flow, step: Into) -> Moves:
 
 def into_self(flow: Flow, owner: Class, below: Below) -> Moves:
     """Something stands below each instance of ``owner``: there, and wherever its attribute is read."""
-    yield Place(owner, plain(below))
+    if flow.index.is_own_registry(owner):
+        yield ANYWHERE
+        return
+    inherited = owner.inherited()
+    if inherited is not None and inherited.container:  # read by an index, it is somebody else's too
+        yield ANYWHERE
     match below:
-        case ((str(name),), *_) if not flow.tensors:
-            for file, read in flow.index.attribute_reads(owner, name):
+        case ((str(name),), *rest):
+            reads = flow.index.attribute_reads(owner, name)
+            if rest and number_of(tuple(rest)) is not None and _reordered(flow, reads):
+                below = (below[0], *renumbered(tuple(rest)))
+            yield Place(owner, plain(below))
+            for file, read in reads:
                 yield file, read, below[1:]
+        case _:
+            yield Place(owner, plain(below))
+
+
+def _reordered(flow: Flow, reads: Iterable[tuple[Scoped, ast.AST]]) -> bool:
+    return any(flow.index.is_reordered(file, read) for file, read in reads)
 
 
 def _into_named(flow: Flow, file: Scoped, node: ast.Name, name: str, below: Below) -> Moves:
@@ -72,10 +111,13 @@ def _into_named(flow: Flow, file: Scoped, node: ast.Name, name: str, below: Belo
     if home is None:
         yield ANYWHERE
         return
+    bindings = file.bindings(home, name)
+    if any(flow.index.is_ordered_dict(file, binding) for binding in bindings) and isinstance(below[0], tuple):
+        below = (Key(below[0]), *below[1:])
     yield from reads(flow, file, node, name, below)
     if home is file.top and flow.open_world:
         yield Place(None, plain(below))
-    for binding in file.bindings(home, name):
+    for binding in bindings:
         yield from _same_object(flow, file, binding, below)
 
 
@@ -83,10 +125,15 @@ def _same_object(flow: Flow, file: Scoped, binding: ast.AST, below: Below) -> Mo
     """Where the object that a name is bound to stands besides, if it is not made there."""
     parent = file.parents.get(binding)
     match binding, parent:
-        case ast.Name(), ast.Assign(value=ast.Call() | ast.List() | ast.Dict() | ast.ListComp() | ast.DictComp()):
-            pass
-        case ast.Name(), ast.Assign(value=value) if parent.targets == [binding]:
-            yield Into(file, value, below)
+        case ast.Name(), ast.Assign(targets=targets, value=value) if binding in targets:
+            for other in targets:
+                if other is not binding:
+                    yield Into(file, other, below)
+            made = flow.classes.named(flow.project.full_name(file, value.func)) if isinstance(value, ast.Call) else None
+            if made is not None:
+                yield from into_self(flow, made, below)
+            elif not isinstance(value, FRESH):
+                yield Into(file, value, below)
         case ast.Name(), ast.AugAssign():
             pass
         case ast.Name(), ast.For(iter=iterated) | ast.comprehension(iter=iterated):
@@ -130,7 +177,8 @@ def into_parameter(flow: Flow, file: Scoped, parameter: ast.arg, below: Below) -
     if escapes or parameter.arg not in names:
         yield ANYWHERE
         return
-    at = names.index(parameter.arg) - (1 if file.class_of(function) is not None else 0)
+    static = any(isinstance(each, ast.Name) and each.id == "staticmethod" for each in function.decorator_list)
+    at = names.index(parameter.arg) - (1 if file.class_of(function) is not None and not static else 0)
     for where, call in calls:
         if isinstance(call, ast.Call):
             given = [each.value for each in call.keywords if each.arg == parameter.arg]

@@ -3,53 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 from rewrite.analysis import Analysis
-from rewrite.classes import Class
-from rewrite.following import Verdict
-from rewrite.held import held_by_torch
-from rewrite.sites import Kind, Site
-from rewrite.steps import steps
-from rewrite.verdicts import Judge, Tensor, tensors
+from rewrite.chosen import Choice, Decided, Problem
+from rewrite.verdicts import Judge
+from rewrite.weighing import Weighing
 from surgery.rules.ruleset import RuleSet
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why a rule cannot be written at a call: a code, and a sentence about the place."""
-
-    code: str
-    file: str
-    line: int
-    column: int
-    message: str
-    rules: frozenset[int]
-
-
-@dataclass(frozen=True, eq=False)
-class Decided:
-    """A tensor of a site, and the rule that decides it."""
-
-    site: Site
-    tensor: Tensor
-    rule: int
-
-
-@dataclass(eq=False)
-class Choice:
-    """What is to be written: tensors at their calls, rules above the roots; and what was left.
-
-    ``reasons`` are why rules are written above the roots, ``notes`` what else may be matched.
-    """
-
-    inline: list[Decided] = field(default_factory=list)
-    above: tuple[int, ...] = ()
-    problems: list[Problem] = field(default_factory=list)
-    reasons: list[Problem] = field(default_factory=list)
-    notes: list[Problem] = field(default_factory=list)
-    matched: set[int] = field(default_factory=set)
 
 
 class Styles:
@@ -67,22 +27,45 @@ def choose(analysis: Analysis, rules: RuleSet, style: str = Styles.AUTO) -> Choi
     them, above the roots where there are any.
     """
     judges = [Judge(rule.pattern, analysis) for rule in rules.rules]
-    weighing = _Weighing(analysis, rules, judges)
+    weighing = Weighing(analysis, rules, judges)
     weighing.weigh()
     choice = weighing.choice
     if not analysis.roots:
         choice.inline = _decided_by_file(weighing, style)
+        choice.problems += _left_with_others(choice, rules, weighing.together, style)
         return choice
     everything = frozenset(range(len(rules.rules)))
     undecided = everything if style == Styles.CLASS else _undecided(choice.problems, weighing.together)
     choice.inline = [each for each in choice.inline if each.rule not in undecided]
-    if style != Styles.INLINE:
+    if style == Styles.INLINE:
+        choice.problems += _left_with_others(choice, rules, weighing.together, style)
+    else:
         choice.above = tuple(sorted(undecided & _with_effect(choice.matched, undecided, rules)))
         choice.problems, choice.reasons = [], choice.problems
     return choice
 
 
-def _decided_by_file(weighing: _Weighing, style: str) -> list[Decided]:
+def _left_with_others(choice: Choice, rules: RuleSet, together: Iterable[frozenset[int]], style: str) -> list[Problem]:
+    """Rules that are not written only since others are not, or since the style asks for a root, at the first place."""
+    if style == Styles.CLASS:
+        left = sorted(choice.matched)
+        return [_alone(rules, index, "", 1, 1, "the style 'class' needs a root: name it with --root") for index in left]
+    found = []
+    for path in dict.fromkeys(problem.file for problem in choice.problems):
+        mine = [problem for problem in choice.problems if problem.file == path]
+        told = {rule for problem in mine for rule in problem.rules}
+        why = "it decides parameters together with a rule that is left"
+        for index in sorted(_undecided(mine, together) - told):
+            if not rules.rules[index].exempts:
+                found.append(_alone(rules, index, path, mine[0].line, mine[0].column, why))
+    return found
+
+
+def _alone(rules: RuleSet, index: int, path: str, line: int, column: int, why: str) -> Problem:
+    return Problem("CS110", path, line, column, f"rule {rules.rules[index].text!r}: {why}", frozenset([index]))
+
+
+def _decided_by_file(weighing: Weighing, style: str) -> list[Decided]:
     """What can be written without a root: rules that are decided everywhere in a file, file by file."""
     if style == Styles.CLASS:
         return []
@@ -114,125 +97,3 @@ def _undecided(problems: Iterable[Problem], together: Iterable[frozenset[int]]) 
         if more == found:
             return found
         found = more
-
-
-class _Weighing:
-    """Goes through all sites once."""
-
-    def __init__(self, analysis: Analysis, rules: RuleSet, judges: Sequence[Judge]) -> None:
-        self.analysis = analysis
-        self.rules = rules
-        self.judges = judges
-        self.choice = Choice()
-        self.together: set[frozenset[int]] = set()
-
-    def weigh(self) -> None:
-        for site in self.analysis.sites:
-            for tensor in tensors(site):
-                self._tensor(site, tensor)
-            self._unknown_below(site)
-        for root in self.analysis.roots:
-            self._root(root)
-
-    def _tensor(self, site: Site, tensor: Tensor) -> None:
-        verdicts = [judge.verdict(site, tensor) for judge in self.judges]
-        taking = [index for index, verdict in enumerate(verdicts) if verdict is not Verdict.NONE]
-        if not taking:
-            return
-        self.choice.matched |= set(taking)
-        self.together.add(frozenset(taking))
-        undecided = list(_undecided_among(taking, verdicts))
-        last = taking[-1]
-        constrains = not all(self.rules.rules[index].exempts for index in taking)
-        tie = self.judges[last].reaches_tie(site, tensor) if constrains else None
-        if tie is not None:
-            self._problem("CS112", f"{_called(site, tensor)} may be tied, at line {tie.node.lineno}", site, taking)
-        elif undecided and constrains:
-            self._problem(*_why(site, tensor), site, undecided)
-        elif not undecided and not self.rules.rules[last].exempts:
-            held = held_by_torch(self.analysis.classes.project, site, tensor.name)
-            if held is not None:
-                self._problem("CS115", f"{_called(site, tensor)} is computed by {held}", site, [last])
-            else:
-                self._take(site, tensor, last)
-
-    def _take(self, site: Site, tensor: Tensor, rule: int) -> None:
-        """Written at the call; where a root is known and this would give other values at first, above it."""
-        reason = steps(site, tensor)
-        if reason is not None:
-            message = f"{_called(site, tensor)} is initialised in steps: {reason}"
-            if self.analysis.open_world:
-                self.choice.notes.append(self._problem_at("CS125", message, site, [rule]))
-            else:
-                self._problem("CS125", message, site, [rule])
-        self.choice.inline.append(Decided(site, tensor, rule))
-
-    def _unknown_below(self, site: Site) -> None:
-        """What a site may hold besides: a value that is not resolved, or a layer whose names cannot be listed."""
-        if not (site.kind is Kind.UNRESOLVED or site.tensors.open):
-            return
-        rules = [index for index, judge in enumerate(self.judges) if judge.may_match_below(site)]
-        taking = [index for index in rules if not self.rules.rules[index].exempts]
-        if not taking:
-            return
-        message = f"{_source(site)} may hold parameters"
-        if site.kind is Kind.UNRESOLVED and self.analysis.open_world:
-            self.choice.notes.append(self._problem_at("CS124", message, site, taking))
-        else:
-            self.choice.matched |= set(rules)
-            self.together.add(frozenset(rules))
-            self._problem("CS111", message, site, taking)
-
-    def _root(self, root: Class) -> None:
-        """What an instance of a root has from the layer that it is a kind of: no call makes it."""
-        bases = root.unclear_bases()
-        inherited = root.inherited()
-        if not bases and (inherited is None or inherited.container):
-            return
-        taking = [index for index, judge in enumerate(self.judges) if judge.may_match_below_class(root)]
-        if taking:
-            file = root.file.source
-            line, column = file.position(file.span(root.node)[0])
-            message = f"{self._quoted(taking)}: {root.name} inherits parameters that no call here makes"
-            self.choice.problems.append(Problem("CS111", file.path, line, column, message, frozenset(taking)))
-            self.choice.matched |= set(taking)
-            self.together.add(frozenset(taking))
-
-    def _problem(self, code: str, message: str, site: Site, rules: Iterable[int]) -> None:
-        self.choice.problems.append(self._problem_at(code, message, site, rules))
-
-    def _problem_at(self, code: str, message: str, site: Site, rules: Iterable[int]) -> Problem:
-        line, column = site.file.source.position(site.file.source.span(site.node)[0])
-        text = f"{self._quoted(rules)}: {message}"
-        return Problem(code, site.file.source.path, line, column, text, frozenset(rules))
-
-    def _quoted(self, rules: Iterable[int]) -> str:
-        names = [repr(self.rules.rules[index].text) for index in rules]
-        return f"{'rule' if len(names) == 1 else 'rules'} {', '.join(names)}"
-
-
-def _undecided_among(taking: Sequence[int], verdicts: Sequence[Verdict]) -> Iterator[int]:
-    """The rules between which a tensor is undecided: from the last down to the first that takes all."""
-    if verdicts[taking[-1]] is Verdict.ALL:
-        return
-    for index in reversed(taking):
-        yield index
-        if verdicts[index] is Verdict.ALL:
-            return
-
-
-def _why(site: Site, tensor: Tensor) -> tuple[str, str]:
-    if not tensor.certain:
-        return "CS113", f"{_called(site, tensor)} may be missing"
-    return "CS110", f"{_called(site, tensor)} is matched under some of the names it can have"
-
-
-def _called(site: Site, tensor: Tensor) -> str:
-    return f"{tensor.name} of {_source(site)}" if tensor.name else _source(site)
-
-
-def _source(site: Site) -> str:
-    source = site.file.source
-    begin, end = source.span(site.node)
-    text = " ".join(source.text[begin:end].split())
-    return text if len(text) <= 50 else f"{text[:47]}..."

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rewrite.layers import Layer, layer
-from rewrite.project import Project
+from rewrite.project import Project, qualified
 from rewrite.scopes import Scoped
 
 ROOT_OF_ALL = "torch.nn.Module"
@@ -127,7 +127,9 @@ class Classes:
     def of(cls, project: Project) -> Classes:
         """Find them: what derives, through bases in the project, from a module or from something outside."""
         every = {
-            node: Class(file, node, _qualified(project, file, node)) for file in project.files for node in file.classes
+            node: Class(file, node, qualified(project.names[file], file, node))
+            for file in project.files
+            for node in file.classes
         }
         for each in every.values():
             _find_bases(project, each, every)
@@ -140,6 +142,8 @@ class Classes:
 
     def named(self, full_name: str | None) -> Class | None:
         """The module class of the project with this full name."""
+        if full_name in self.by_name:
+            return self.by_name[full_name]
         definition = self.project.definition(full_name)
         return self.by_node.get(definition.node) if definition and isinstance(definition.node, ast.ClassDef) else None
 
@@ -147,15 +151,6 @@ class Classes:
         """The class whose body ``node`` is in, itself or one of its methods."""
         above = file.climb(node, ast.ClassDef)
         return self.by_node.get(above) if isinstance(above, ast.ClassDef) else None
-
-
-def _qualified(project: Project, file: Scoped, node: ast.ClassDef) -> str:
-    parts = [node.name]
-    above = file.climb(node, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    while isinstance(above, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        parts.append(above.name if isinstance(above, ast.ClassDef) else f"{above.name}.<locals>")
-        above = file.climb(above, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return ".".join((project.names[file], *reversed(parts)))
 
 
 def _find_bases(project: Project, each: Class, every: dict[ast.ClassDef, Class]) -> None:

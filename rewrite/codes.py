@@ -92,6 +92,13 @@ _ALL = (
         "says what to write into your own file instead.",
     ),
     Code(
+        "CS119",
+        Weight.LEFT,
+        "a class copies states by their keys while it is made",
+        "state_dict and load_state_dict in a constructor meet keys that a constraint at the call has changed. Name the "
+        "root class with --root: @constrained applies when the constructor is done.",
+    ),
+    Code(
         "CS120",
         Weight.NOTE,
         "a root class was found",

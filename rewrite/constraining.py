@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from rewrite.classes import Class
 from rewrite.insertion import DECORATOR_LINE, STATEMENT_END, STATEMENT_LINE, Insertion
+from rewrite.keys import mangled
 from rewrite.scopes import Scoped
-from rewrite.sites import Site
+from rewrite.sites import Kind, Site, registered_buffer
 
 WRAPPER = "constrain"
 DECORATOR = "constrained"
@@ -34,8 +35,7 @@ class NotEditableError(ValueError):
 def wrapped(site: Site, specs: Mapping[str, str], function: str) -> Edit:
     """``nn.Conv2d(...)`` becomes ``constrain(nn.Conv2d(...), weight="spectral")``."""
     source = site.file.source
-    if site.file.climb(site.node, ast.JoinedStr) is not None:
-        raise NotEditableError("the call stands in an f-string")
+    _check_call(site)
     begin, end = source.span(site.node)
     arguments = written_arguments(specs)
     length = end - begin
@@ -106,13 +106,14 @@ def _made(site: Site) -> _Made:
     while isinstance(parent, ast.Attribute):  # nn.Parameter(x).to(device)
         node = site.file.parents[parent]
         parent = site.file.parents.get(node)
+    buffer = registered_buffer(site.node)
+    if buffer is not None and isinstance(parent, ast.Expr):
+        return _Made(buffer[0], buffer[1], parent)
     match site.node, parent:
-        case ast.Call(func=ast.Attribute(value=host, attr="register_buffer"), args=[name, *_]), ast.Expr():
-            return _Made(host, name, parent)
         case _, ast.Assign(targets=[ast.Attribute(value=host, attr=attribute)]):
-            return _Made(host, ast.Constant(attribute), parent)
+            return _Made(host, _attribute(site.file, parent, attribute), parent)
         case _, ast.AnnAssign(target=ast.Attribute(value=host, attr=attribute)):
-            return _Made(host, ast.Constant(attribute), parent)
+            return _Made(host, _attribute(site.file, parent, attribute), parent)
         case _, ast.Assign(targets=[ast.Name(id=local)]):
             return _made_by_local(site, parent, local)
         case _, ast.Call() as call if isinstance(statement := site.file.parents.get(call), ast.Expr):
@@ -133,10 +134,16 @@ def _made_by_local(site: Site, statement: ast.Assign, local: str) -> _Made:
     """``scale = nn.Parameter(x)``, and then ``self.scale = scale``, once."""
     reads = site.file.reads(site.file.scope_of(statement), local)
     stored = [parent for read in reads if isinstance(parent := site.file.parents.get(read), ast.Assign)]
+    if len(reads) != len(stored):
+        raise NotEditableError("the parameter is used under a local name")
     match stored:
         case [ast.Assign(targets=[ast.Attribute(value=host, attr=attribute)])]:
-            return _Made(host, ast.Constant(attribute), stored[0])
+            return _Made(host, _attribute(site.file, stored[0], attribute), stored[0])
     raise NotEditableError("the parameter is not simply assigned to an attribute")
+
+
+def _attribute(file: Scoped, node: ast.AST, name: str) -> ast.Constant:
+    return ast.Constant(mangled(name, file.class_around(node)))
 
 
 def _after(file: Scoped, statement: ast.stmt, call: str) -> Insertion:
@@ -157,6 +164,32 @@ def _after(file: Scoped, statement: ast.stmt, call: str) -> Insertion:
 def _text(file: Scoped, node: ast.expr) -> str:
     begin, end = file.source.span(node)
     return file.source.text[begin:end]
+
+
+def name_of(site: Site) -> str | None:
+    """The name of an author's own parameter: its text, or the text of the expression that computes it."""
+    try:
+        name = _made(site).name
+    except NotEditableError:
+        return None
+    return name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else ast.unparse(name)
+
+
+def why_not_editable(site: Site) -> str | None:
+    """Why the text at a site does not allow its edit; None where it does."""
+    try:
+        if site.kind is Kind.PARAMETER:
+            _made(site)
+        else:
+            _check_call(site)
+    except NotEditableError as error:
+        return str(error)
+    return None
+
+
+def _check_call(site: Site) -> None:
+    if site.file.climb(site.node, ast.JoinedStr) is not None:
+        raise NotEditableError("the call stands in an f-string")
 
 
 def quoted(text: str | None) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from rewrite.analysis import Analysis
-from rewrite.choosing import Choice, Decided
+from rewrite.chosen import Choice, Decided
 from rewrite.classes import Class
 from rewrite.constraining import DECORATOR, WRAPPER, Edit, NotEditableError, decorated, followed, wrapped
+from rewrite.decorators import replaces_class
 from rewrite.diagnostics import Diagnostic
 from rewrite.importing import NoPlaceError, importing
 from rewrite.present import State, above_class, at_site
@@ -105,6 +106,8 @@ def _above(analysis: Analysis, rules: RuleSet, choice: Choice) -> Iterator[Wish 
         state = above_class(analysis.classes.project, root, rules, chosen)
         if state is State.OTHERWISE:
             yield _of_class(root, "CS116", f"{root.name} has another @{DECORATOR} already")
+        elif state is State.ABSENT and replaces_class(analysis.classes.project, root):
+            yield _of_class(root, "CS114", f"a decorator of {root.name} puts something else in its place")
         elif state is State.ABSENT:
             pairs = [(rules.rules[index].text, _text(rules.rules[index].spec)) for index in chosen]
             line = root.node.lineno

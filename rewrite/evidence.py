@@ -1,4 +1,4 @@
-"""Where a plan edits source text, so that the place is found again: in the file as it was, and after lines have moved."""
+"""Where a plan edits source text: told so that the place is found again after lines have moved."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Evidence:
     """One planned edit. Lines count from 1, columns from 0 in bytes of UTF-8, as in ``ast``.
 
     ``scope`` names the classes and functions around the place, ``text`` is the source of the call, of the statement or
-    (for a class) its first words, ``number`` counts equal texts of the scope from 0. ``specs`` are by names below a
-    call, by patterns for a class. ``arguments`` are what the inserted call says.
+    (for a class) its first words; of ``equal`` texts of the scope, white space aside, it is the one at ``number``.
+    ``specs`` are by names below a call, by patterns for a class. ``arguments`` are what the inserted call says.
     """
 
     file: str
@@ -33,6 +33,7 @@ class Evidence:
     style: Style
     text: str
     number: int
+    equal: int
     specs: tuple[tuple[str, str | None], ...]
     arguments: str
 
@@ -52,13 +53,14 @@ def evidence(
 ) -> Evidence:
     """The evidence of an edit at ``node``, a call, a statement or a class of ``file``."""
     text, scope = text_of(file.source, node), scope_name(file, node)
-    equal = [each for each in _alike(file, node) if text_of(file.source, each) == text and scope_name(file, each) == scope]
+    alike = [each for each in _alike(file, node) if text_of(file.source, each).split() == text.split()]
+    equal = [each for each in alike if scope_name(file, each) == scope]
     equal.sort(key=lambda each: (each.lineno, each.col_offset))
     assert node.end_lineno is not None
     assert node.end_col_offset is not None
+    place = node.lineno, node.col_offset, node.end_lineno, node.end_col_offset
     return Evidence(
-        *(file.source.path, sha256, node.lineno, node.col_offset, node.end_lineno, node.end_col_offset),
-        *(scope, style, text, equal.index(node), specs, arguments),
+        file.source.path, sha256, *place, scope, style, text, equal.index(node), len(equal), specs, arguments
     )
 
 
@@ -73,9 +75,9 @@ def text_of(source: Source, node: Editable) -> str:
 def scope_name(file: Scoped, node: ast.AST) -> str:
     """The names of the classes and functions around ``node``, the outermost first.
 
-    >>> file = Scoped(Source("a.py", "class A:\\n    def f(self):\\n        g()"))
+    >>> file = Scoped(Source("a.py", "class A: build = g()"))
     >>> scope_name(file, file.calls[0])
-    'A.f'
+    'A'
     """
     names: list[str] = []
     above = file.parents.get(node)

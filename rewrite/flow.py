@@ -14,16 +14,16 @@ from rewrite.absorbing import Given, marked
 from rewrite.assigning import assigned, into
 from rewrite.classes import Classes
 from rewrite.index import Index
-from rewrite.items import INDEX, Name, literal
+from rewrite.items import ANY_NAME, INDEX, SOME_NAME, Name, literal
 from rewrite.keys import key_of, pair_of
-from rewrite.places import ANYWHERE, Below, Into, Moves, Place, Step, plain, renumbered
+from rewrite.places import ANYWHERE, Below, Into, Key, Moves, Pair, Place, Step, as_element, plain, renumbered
 from rewrite.scopes import COMPREHENSIONS, Function, Scoped
 
 DEEP = 12
 MANY = 200
 KEEPS_NOTHING = (
     *(ast.Expr, ast.Compare, ast.Assert, ast.Raise, ast.If, ast.While, ast.Delete, ast.FormattedValue, ast.UnaryOp),
-    *(ast.withitem, ast.Match),
+    ast.withitem,
 )
 COLLECTIONS = (ast.List, ast.Tuple, ast.Set, ast.Dict, *COMPREHENSIONS)
 NOT_ASKED_FOR = frozenset({"__init__", "forward", "__call__"})
@@ -91,7 +91,7 @@ class Flow:
                 yield from self._returned(file, parent, below)
             case ast.For(iter=iterated, target=target):
                 if node is iterated and below:
-                    yield from assigned(self, file, target, below[1:], spread=True)
+                    yield from assigned(self, file, target, below[1:])
             case _:
                 yield ANYWHERE
 
@@ -109,7 +109,7 @@ class Flow:
                     yield file, parent, renumbered(below) if isinstance(part, ast.Slice) else below[1:]
             case ast.comprehension(iter=iterated, target=target):
                 if node is iterated and below:
-                    yield from assigned(self, file, target, below[1:], spread=True)
+                    yield from assigned(self, file, target, below[1:])
             case _:
                 yield from self._through_operator(file, node, parent, below)
 
@@ -132,7 +132,7 @@ class Flow:
 
     def _returned(self, file: Scoped, node: ast.Return, below: Below) -> Moves:
         function = file.climb(node, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+        if not isinstance(function, ast.FunctionDef):
             yield ANYWHERE
         elif function.name not in NOT_ASKED_FOR:
             yield from self.called(file, function, below)
@@ -152,14 +152,19 @@ class Flow:
 def _attribute(file: Scoped, node: ast.Attribute, attribute: str, below: Below) -> Moves:
     call = file.parents.get(node)
     if not (isinstance(call, ast.Call) and call.func is node):
-        if below and below[0] == literal(attribute):
-            yield file, node, below[1:]
+        if below and below[0] in (literal(attribute), ANY_NAME):
+            yield file, node, below[0 if below[0] == ANY_NAME else 1 :]
     elif attribute in known.RETURNS_ITSELF:
         yield file, call, below
     elif attribute in known.ELEMENTS and below:
-        yield file, call, renumbered(below)
+        yield file, call, as_element(below)
+    elif attribute in known.PAIRS and below:
+        key = below[0]
+        yield file, call, (INDEX, Pair(SOME_NAME if isinstance(key, Pair | Key) else key), *below[1:])
     elif attribute in known.ONE_ELEMENT and below:
         yield file, call, below[1:]
+    elif attribute == "get_submodule" and below:
+        yield ANYWHERE
 
 
 def _collected(file: Scoped, node: ast.AST, parent: ast.expr, below: Below) -> Moves:
@@ -169,7 +174,8 @@ def _collected(file: Scoped, node: ast.AST, parent: ast.expr, below: Below) -> M
             yield file, parent, (pair_of(parent, node) or _position(elements, node), *below)
         case ast.Dict(keys=keys, values=values):
             if node in values:
-                yield file, parent, (key_of(keys[values.index(node)]), *below)
+                key = keys[values.index(node)]
+                yield file, parent, below if key is None else (key_of(key), *below)
         case ast.DictComp(key=key):
             if node is not key:
                 yield file, parent, (key_of(key), *below)

@@ -7,8 +7,10 @@ from functools import cached_property
 
 from rewrite.classes import Class, Classes
 from rewrite.scopes import Function, Scoped
+from rewrite.text_reads import text_reads
 
 Where = tuple[Scoped, ast.AST]
+OVERRIDING = ("__setattr__", "__getattr__", "__getattribute__", "add_module", "register_module")
 REORDERING = frozenset({"insert", "reverse", "pop", "sort", "remove", "clear"})
 TRANSPARENT = frozenset({"staticmethod", "classmethod", "cache", "lru_cache"})
 
@@ -19,7 +21,7 @@ class Index:
     def __init__(self, classes: Classes) -> None:
         self.classes = classes
         self.project = classes.project
-        self._reads: dict[tuple[Class, str], list[tuple[Scoped, ast.Attribute]]] = {}
+        self._reads: dict[tuple[Class, str], list[Where]] = {}
         self._callers: dict[ast.AST, tuple[list[Where], bool]] = {}
 
     def self_class(self, file: Scoped, node: ast.AST) -> Class | None:
@@ -38,7 +40,7 @@ class Index:
             return None
         return self.classes.by_node.get(owner)
 
-    def attribute_reads(self, owner: Class, name: str) -> list[tuple[Scoped, ast.Attribute]]:
+    def attribute_reads(self, owner: Class, name: str) -> list[Where]:
         """Where the attribute ``name`` of an instance of ``owner`` may be read."""
         key = owner, name
         if key not in self._reads:
@@ -46,8 +48,8 @@ class Index:
             self._reads[key] = [
                 (file, read)
                 for file in self.project.files
-                for read in file.attributes.get(name, ())
-                if (found := self.self_class(file, read.value)) is None or found in related
+                for read, host in (*_plain_reads(file, name), *text_reads(file, name))
+                if (found := self.self_class(file, host)) is None or found in related
             ]
         return self._reads[key]
 
@@ -56,6 +58,17 @@ class Index:
         if function not in self._callers:
             self._callers[function] = self._calls_of(file, function)
         return self._callers[function]
+
+    def is_own_registry(self, owner: Class) -> bool:
+        """Whether attributes of a class are what its own code makes of them."""
+        return any(name in each.file.scope_made_by(each.node).bound for each in owner.line() for name in OVERRIDING)
+
+    def is_ordered_dict(self, file: Scoped, binding: ast.AST) -> bool:
+        """Whether a variable is bound to a new ``OrderedDict``."""
+        match file.parents.get(binding):
+            case ast.Assign(value=ast.Call(func=function)):
+                return self.project.full_name(file, function) == "collections.OrderedDict"
+        return False
 
     def is_reordered(self, file: Scoped, read: ast.AST) -> bool:
         """Whether a list is read here to be changed otherwise than at its end."""
@@ -86,7 +99,7 @@ class Index:
                 calls.append((where, parent))
             else:
                 escapes = True
-        return calls, escapes
+        return calls, escapes or _is_quoted(file, function.name)
 
     def reads_of(self, full_name: str, name: str) -> list[Where]:
         """Where a function or class at the top of a file is read, under any name."""
@@ -121,13 +134,29 @@ class Index:
             return [], True
         decorators = {_name(each) for each in function.decorator_list}
         calls: list[Where] = []
+        escapes = False
         for where, read in self.attribute_reads(around, function.name):
             parent = where.parents.get(read)
             if isinstance(parent, ast.Call) and parent.func is read:
                 calls.append((where, parent))
             elif "property" in decorators or "cached_property" in decorators:
                 calls.append((where, read))
-        return calls, False
+            else:
+                escapes = True
+        return calls, escapes or _is_quoted(file, function.name)
+
+
+def _plain_reads(file: Scoped, name: str) -> list[tuple[ast.AST, ast.expr]]:
+    """Reads of an attribute, each with the object that it is read from."""
+    raw = name.partition("__")[2] if name.startswith("_") and "__" in name[1:] else None
+    reads = [*file.attributes.get(name, ()), *(file.attributes.get(f"__{raw}", ()) if raw else ())]
+    return [(read, read.value) for read in reads]
+
+
+def _is_quoted(file: Scoped, name: str) -> bool:
+    """Whether a name is written as a text, by which it may be looked up."""
+    text = file.source.text
+    return f'"{name}"' in text or f"'{name}'" in text
 
 
 def _name(node: ast.expr) -> str | None:

@@ -18,6 +18,7 @@ Path = tuple[Name, ...]
 
 INDEX: Name = (Part.DIGITS,)
 SOME_NAME: Name = (Part.IN_NAME,)
+ANY_NAME: Name = (Part.ANYTHING,)
 
 
 def literal(text: str) -> Name:

@@ -11,8 +11,8 @@ DICTIONARIES = frozenset({"ModuleDict", "ParameterDict"})
 # the value itself comes back
 PASSING = frozenset(
     {
-        *("copy.deepcopy", "copy.copy", "torch.compile", "torch.jit.script", "typing.cast"),
-        *("torch.nn.utils.spectral_norm", "torch.nn.utils.weight_norm", "torch.nn.utils.skip_init"),
+        *("copy.deepcopy", "copy.copy", "torch.jit.script", "typing.cast"),
+        *("torch.nn.utils.spectral_norm", "torch.nn.utils.weight_norm"),
         *("torch.nn.utils.parametrizations.spectral_norm", "torch.nn.utils.parametrizations.weight_norm"),
         *("torch.nn.utils.parametrizations.orthogonal", "torch.nn.utils.parametrize.register_parametrization"),
         *("torch.nn.utils.remove_weight_norm", "torch.nn.utils.remove_spectral_norm"),
@@ -21,7 +21,7 @@ PASSING = frozenset(
 )
 # a collection of the same elements, perhaps at other places
 COLLECTING = frozenset(
-    f"builtins.{name}" for name in ("list", "tuple", "reversed", "sorted", "set", "enumerate", "zip", "iter")
+    f"builtins.{name}" for name in ("list", "tuple", "reversed", "sorted", "set", "enumerate", "zip", "iter", "sum")
 ) | {"itertools.chain", "collections.deque", "itertools.islice"}
 KEYED = frozenset({"builtins.dict", "collections.OrderedDict"})
 # they look, and keep nothing
@@ -29,7 +29,7 @@ HARMLESS = frozenset(
     f"builtins.{name}"
     for name in (
         *("isinstance", "issubclass", "print", "len", "type", "repr", "str", "id", "hasattr", "bool", "int", "any"),
-        *("all", "sum", "range", "delattr", "callable", "getattr", "super", "max", "min"),
+        *("all", "range", "delattr", "callable", "super"),
     )
 )
 HARMLESS_PREFIXES = ("torch.nn.init.", "torch.nn.functional.", "logging.", "warnings.", "math.")
@@ -37,6 +37,8 @@ HARMLESS_METHODS = frozenset({"apply", "load_state_dict", "debug", "info", "warn
 # methods that put their argument into what they are called on, at an index or under a name
 ADDING = frozenset({"append", "insert", "add", "appendleft"})
 NAMING = frozenset({"add_module", "register_module", "register_parameter", "register_buffer", "setdefault"})
+SETTING = frozenset({"builtins.setattr", "builtins.object.__setattr__", "torch.nn.Module.__setattr__"})
+REGISTRIES = frozenset({"_modules", "_parameters", "_buffers"})
 # methods of a module that return it, and of a collection that give its elements
 RETURNS_ITSELF = frozenset(
     {
@@ -44,8 +46,10 @@ RETURNS_ITSELF = frozenset(
         *("type", "share_memory", "copy", "xpu", "append", "extend", "insert"),
     }
 )
-ELEMENTS = frozenset({"values", "items", "children", "modules", "named_children", "named_modules"})
-ONE_ELEMENT = frozenset({"pop", "get", "get_submodule"})
+ELEMENTS = frozenset({"values", "children", "modules"})
+PAIRS = frozenset({"items", "named_children", "named_modules"})
+CHILDREN_OF = frozenset({"children", "modules", "named_children", "named_modules"})
+ONE_ELEMENT = frozenset({"pop", "get"})
 # arguments of layers that become their children: layer -> argument -> (position, path of the child)
 CHILDREN: dict[str, dict[str, tuple[int, Path]]] = {
     "TransformerEncoder": {"encoder_layer": (0, (literal("layers"), INDEX)), "norm": (2, (literal("norm"),))},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rewrite.analysis import Analysis
-from rewrite.choosing import Choice
+from rewrite.chosen import Choice
 from rewrite.classes import Class
 from rewrite.diagnostics import Diagnostic
 

@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path, PurePath
 
 from rewrite.analysis import Analysis, analysed
+from rewrite.layers import Tensors
 from rewrite.live import Made
+from rewrite.places import Place
 from rewrite.project import module_name
 from rewrite.scopes import Scoped
 from rewrite.sites import ITSELF, Kind, Site
-from rewrite.layers import Tensors
 from rewrite.source import Source, UnreadableError
 
 INSTALLED = frozenset({"site-packages", "dist-packages"})
@@ -76,19 +77,26 @@ class OwnFile:
         node = self.node(made)
         if made.kind == "call":
             assert isinstance(node, ast.Call)
-            return self.sites.get(node) or Site(self.scoped, node, Kind.LAYER, frozenset(), Tensors())
+            return self.sites.get(node) or Site(self.scoped, node, Kind.LAYER, self._around(node), Tensors())
         value = self._value(node)
         if value is None:
             return None
         inner: ast.expr = value
         while inner not in self.sites and isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute):
             inner = inner.func.value  # nn.Parameter(x).to(device)
-        return self.sites.get(inner) or Site(self.scoped, value, Kind.PARAMETER, frozenset(), ITSELF)
+        return self.sites.get(inner) or Site(self.scoped, value, Kind.PARAMETER, self._around(value), ITSELF)
 
     def class_named(self, qualname: str) -> ast.ClassDef | None:
         """The one class that has this ``__qualname__``."""
-        found = [each for each in self.analysis.classes.by_node.values() if each.full_name == f"{self.module}.{qualname}"]
+        found = [
+            each for each in self.analysis.classes.by_node.values() if each.full_name == f"{self.module}.{qualname}"
+        ]
         return found[0].node if len(found) == 1 else None
+
+    def _around(self, node: ast.Call) -> frozenset[Place]:
+        """Somewhere in the class that has the call: more is not known of a call that the analysis does not follow."""
+        owner = self.analysis.classes.around(self.scoped, node)
+        return frozenset({Place(owner, ())} if owner is not None else ())
 
     @cached_property
     def _expressions(self) -> dict[tuple[int, int, int | None, int | None], ast.expr]:

@@ -18,7 +18,14 @@ class Pair:
     key: Name
 
 
-Below = tuple[Name | Pair, ...]
+@dataclass(frozen=True)
+class Key:
+    """A key of an ``OrderedDict``, which `nn.Sequential` takes for names where it is given nothing else."""
+
+    name: Name
+
+
+Below = tuple[Name | Pair | Key, ...]
 Step = tuple[Scoped, ast.AST, Below]
 
 
@@ -45,13 +52,22 @@ Moves = Iterator[Place | Into | Step]
 
 def plain(below: Below) -> Path:
     """The path where no dictionary was made of pairs."""
-    return tuple(literal("1") if isinstance(name, Pair) else name for name in below)
+    return tuple(map(_plain, below))
+
+
+def _plain(name: Name | Pair | Key) -> Name:
+    if isinstance(name, Pair):
+        return literal("1")
+    return name.name if isinstance(name, Key) else name
 
 
 def by_key(below: Below) -> Below:
     """The path in a dictionary that is made of a list of pairs, or of another dictionary."""
-    if len(below) > 1 and isinstance(below[1], Pair):
-        return (below[1].key, *below[2:])
+    match below:
+        case (_, Pair(key), *rest):
+            return (key, *rest)
+        case (Key(name), *rest):
+            return (name, *rest)
     return below
 
 
@@ -64,6 +80,8 @@ def number_of(below: Below) -> int | None:
     match below:
         case ((str(text),), *_) if text.isdecimal():
             return int(text)
+        case (Pair(), *_):
+            return 1
     return None
 
 
@@ -74,3 +92,8 @@ def renumbered(below: Below) -> Below:
     True
     """
     return below if number_of(below) is None else (INDEX, *below[1:])
+
+
+def as_element(below: Below) -> Below:
+    """The path in a list of what was under a key or an index."""
+    return (INDEX, *below[1:])

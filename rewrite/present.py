@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import Enum
 
 from rewrite.classes import Class
-from rewrite.constraining import DECORATOR, WRAPPER
+from rewrite.constraining import DECORATOR, WRAPPER, name_of
 from rewrite.project import Project
 from rewrite.scopes import Scoped
 from rewrite.sites import Kind, Site
@@ -62,10 +62,9 @@ def _after(project: Project, site: Site) -> Iterator[tuple[str, object]]:
         match each:
             case ast.Expr(value=ast.Call(func=function) as call) if _is(project, site.file, function, WRAPPER):
                 names.update(_specs(call))
-    path = {place.path[-1] for place in site.places if place.path}
-    for name, spec in names.items():
-        if (name,) in path:
-            yield "", spec
+    name = name_of(site)
+    if name in names:
+        yield "", names[name]
 
 
 def _body_of(file: Scoped, statement: ast.AST) -> list[ast.stmt]:
@@ -83,6 +82,8 @@ def _specs(call: ast.Call) -> Iterator[tuple[str, object]]:
                 name = _literal(key)
                 if isinstance(name, str):
                     yield name, _literal(value)
+                elif key is not None:  # computed: it is the same name where it is written alike
+                    yield ast.unparse(key), _literal(value)
     for each in call.keywords:
         if each.arg is not None:
             yield each.arg, _literal(each.value)

@@ -70,7 +70,7 @@ class Project:
         home = scope.home(name)
         if home is None:
             return f"builtins.{name}" if not file.star_imports else None
-        if deep > DEEP or home.is_class:
+        if deep > DEEP:
             return None
         meanings = {self._bound_to(file, binding, name, home, deep + 1) for binding in file.bindings(home, name)}
         return meanings.pop() if len(meanings) == 1 else None
@@ -84,7 +84,9 @@ class Project:
                 found = [alias for alias in aliases if (alias.asname or alias.name) == name]
                 module = self._imported(file, binding)
                 return None if module is None else self._exported(f"{module}.{found[0].name}", deep)
-            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() if home is file.top:
+            case ast.ClassDef():
+                return qualified(self.names[file], file, binding)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() if home is file.top:
                 return f"{self.names[file]}.{name}"
             case ast.Name():
                 statement = file.parents[binding]
@@ -113,6 +115,16 @@ class Project:
         if name not in file.top.bound:
             return full_name if not file.star_imports else None
         return self._meaning(file, name, file.top, deep + 1)
+
+
+def qualified(module: str, file: Scoped, node: ast.ClassDef) -> str:
+    """The full name of a class, as Python writes it."""
+    parts = [node.name]
+    above = file.climb(node, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    while isinstance(above, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        parts.append(above.name if isinstance(above, ast.ClassDef) else f"{above.name}.<locals>")
+        above = file.climb(above, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return ".".join((module, *reversed(parts)))
 
 
 def module_name(path: PurePath, packages: Iterable[PurePath]) -> str:

@@ -3,68 +3,107 @@
 from __future__ import annotations
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rewrite.classes import Classes
+from rewrite.items import literal
 from rewrite.keys import key_of
+from rewrite.places import Place
 from rewrite.scopes import Scoped
 from rewrite.ties import Tie, side
 
 REGISTERING = frozenset({"register_parameter", "register_buffer"})
-KEY_OF_SETATTR = 1
+
+
+@dataclass(frozen=True)
+class _Store:
+    """A statement that gives an attribute a value, or takes it away; ``value`` is None where none is seen."""
+
+    statement: ast.stmt
+    target: ast.Attribute
+    value: ast.expr | None
+    deletes: bool = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the attribute is one of ``self``, or of another variable, itself."""
+        return isinstance(self.target.value, ast.Name)
 
 
 def replacements(classes: Classes) -> Iterator[Tie]:
-    """Every statement that gives a parameter's name below ``self.x`` a new meaning, or none, as a tie of one side.
+    """Every statement that gives a parameter's name a new meaning, or none, as a tie.
 
-    Of what is done to a variable only what happens while modules are made counts: elsewhere models are changed that
-    are there already.
+    Below ``self.x`` each one does; an attribute of ``self`` itself where it is given a value more than once. Of what is
+    done to a variable only what happens while modules are made counts: elsewhere models are changed that are there.
     """
     for file in classes.project.files:
-        for statement, target in _targets(file):
-            owner = classes.around(file, statement)
-            if isinstance(target.value, ast.Name) and not _is_made_here(file, statement, target.value.id):
-                continue
-            place = side(owner, target)
-            yield Tie(file, statement, (place,), owner)
+        own: dict[tuple[ast.ClassDef | None, str], list[_Store]] = defaultdict(list)
+        for store in _stores(file):
+            if not store.is_own:
+                yield _tie(classes, file, store)
+            elif _is_self(file, store):
+                own[file.class_around(store.statement), store.target.attr].append(store)
+            elif file.function_of(store.statement) in file.making:
+                yield _tie(classes, file, store)
+        for stores in own.values():
+            if len(stores) > 1 or stores[0].deletes or _is_tensor_of_another(stores[0]):
+                yield from (_tie(classes, file, store) for store in stores)
 
 
-def _targets(file: Scoped) -> Iterator[tuple[ast.stmt, ast.Attribute]]:
+def _tie(classes: Classes, file: Scoped, store: _Store) -> Tie:
+    owner = classes.around(file, store.statement)
+    sides = [side(owner, store.target)]
+    if isinstance(store.value, ast.Attribute):
+        sides.append(side(owner, store.value))
+    elif isinstance(store.value, ast.Name):  # whatever it is, it may be another's tensor of this name
+        sides.append(Place(None, (literal(store.target.attr),)))
+    return Tie(file, store.statement, tuple(sides), owner)
+
+
+def _stores(file: Scoped) -> Iterator[_Store]:
     for assignment in file.assignments:
         for target in assignment.targets:
-            if isinstance(target, ast.Attribute):
-                yield assignment, target
+            if not isinstance(target, ast.Attribute):
+                continue
+            value = assignment.value
+            if target.attr == "data" and isinstance(target.value, ast.Attribute) and isinstance(value, ast.Attribute):
+                yield _Store(assignment, target.value, value.value)  # they share their memory from then on
+            else:
+                yield _Store(assignment, target, value)
     for deletion in file.deletions:
         for target in deletion.targets:
             if isinstance(target, ast.Attribute):
-                yield deletion, target
+                yield _Store(deletion, target, None, deletes=True)
     for call in file.calls:
-        named = _registered(call)
-        if named is not None:
-            yield file.statement_of(call), named
+        yield from _registered(file, call)
 
 
-def _registered(call: ast.Call) -> ast.Attribute | None:
+def _registered(file: Scoped, call: ast.Call) -> Iterator[_Store]:
     """``self.norm.register_parameter("bias", None)`` and ``setattr(self.norm, "bias", None)``, as an attribute."""
     match call:
-        case ast.Call(func=ast.Attribute(value=host, attr=method), args=[key, *_]) if method in REGISTERING:
-            return _named(host, key)
-        case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[host, key, *_]):
-            return _named(host, key)
-    return None
-
-
-def _named(host: ast.expr, key: ast.expr) -> ast.Attribute | None:
-    match key_of(key):
+        case ast.Call(func=ast.Attribute(value=host, attr=method), args=[key, *values]) if method in REGISTERING:
+            found = host, key, values
+        case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[host, key, *values]):
+            found = host, key, values
+        case _:
+            return
+    match key_of(found[1]):
         case (str(name),):
-            return ast.Attribute(host, name, ast.Store())
-    return None
+            target = ast.Attribute(found[0], name, ast.Store())
+            yield _Store(file.statement_of(call), target, found[2][0] if found[2] else None)
 
 
-def _is_made_here(file: Scoped, statement: ast.stmt, name: str) -> bool:
-    """Whether ``name`` is a variable, not ``self``, of code that makes modules."""
-    function = file.function_of(statement)
-    if function is None or function not in file.making:
+def _is_tensor_of_another(store: _Store) -> bool:
+    """``self.kernel = self.fc.weight``."""
+    return isinstance(store.value, ast.Attribute) and isinstance(store.value.value, ast.Attribute)
+
+
+def _is_self(file: Scoped, store: _Store) -> bool:
+    """Whether the attribute is one of the first argument of a method."""
+    function = file.function_of(store.statement)
+    if function is None or file.class_of(function) is None:
         return False
     arguments = (*function.args.posonlyargs, *function.args.args)
-    return not (arguments and arguments[0].arg == name and file.class_of(function) is not None)
+    return isinstance(store.target.value, ast.Name) and bool(arguments) and arguments[0].arg == store.target.value.id

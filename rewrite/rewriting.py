@@ -120,7 +120,8 @@ def _pass(sources: Sequence[tuple[Source, str]], how: How) -> list[Outcome]:
     choice = choose(analysis, how.rules, how.style)
     wished, told = wishes(analysis, how.rules, choice)
     problems = (*choice.problems, *choice.notes)
-    told += [Diagnostic(each.file, each.line, each.column, each.code, each.message) for each in problems]
+    first = sources[0][0].path if sources else ""
+    told += [Diagnostic(each.file or first, each.line, each.column, each.code, each.message) for each in problems]
     told += notes(analysis, choice)
     # comments are looked for only where there is something that they could silence
     asked_of = [each for each in told if CODES[each.code].weight is not Weight.NOTE]

@@ -126,6 +126,11 @@ class Scoped:
         found = self.climb(node, ast.FunctionDef, ast.AsyncFunctionDef)
         return found if isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef) else None
 
+    def class_around(self, node: ast.AST) -> ast.ClassDef | None:
+        """The class whose body ``node`` is in, at any depth."""
+        found = self.climb(node, ast.ClassDef)
+        return found if isinstance(found, ast.ClassDef) else None
+
     def class_of(self, function: ast.AST) -> ast.ClassDef | None:
         """The class that ``function`` is a method of."""
         above = self.parents.get(function)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from rewrite.absorbing import local_function
+from rewrite.callees import local_function
 from rewrite.classes import Class, Classes
 from rewrite.flow import Flow
 from rewrite.index import Index
-from rewrite.items import Path, literal
+from rewrite.items import ANY_NAME, Path, literal
 from rewrite.keys import key_of
 from rewrite.layers import UNKNOWN, Layer, Tensors, bound, layer, tensors
 from rewrite.places import Into, Place
@@ -20,6 +20,7 @@ from rewrite.unresolved import may_make_modules
 
 PARAMETERS = frozenset({"torch.nn.Parameter", "torch.nn.parameter.Parameter"})
 BUFFERS = frozenset({"torch.nn.Buffer", "torch.nn.parameter.Buffer"})
+OF_TENSORS = frozenset({"ParameterList", "ParameterDict"})
 LAYERS_WITH_CHILDREN = frozenset({"TransformerEncoder", "TransformerDecoder", "DataParallel"})
 ITSELF = Tensors(certain=("",))
 ITSELF_AS_BUFFER = Tensors(buffers=("",))
@@ -84,42 +85,62 @@ class _Finding:
         if full_name is None:
             return self._registered(file, call) or self._unresolved(file, call, full_name)
         if full_name in PARAMETERS or full_name in BUFFERS:
-            made = ITSELF if full_name in PARAMETERS else ITSELF_AS_BUFFER
-            return Site(file, call, Kind.PARAMETER, self.tensors.places(file, call), made)
+            return self._parameter(file, call, ITSELF if full_name in PARAMETERS else ITSELF_AS_BUFFER)
         known = layer(full_name)
         if known is not None:
             return self._layer(file, call, known)
         owner = self.classes.named(full_name)
+        if owner is not None and any(name in PARAMETERS for each in owner.line() for name in each.outside):
+            return self._parameter(file, call, ITSELF)
         if owner is not None:
-            made = inherited_tensors(owner, call)
-            return Site(
-                file, call, Kind.CLASS, self.modules.places(file, call), made, owner.types(), owner, owner.inherited()
-            )
+            made, base = inherited_tensors(owner, call), owner.inherited()
+            return Site(file, call, Kind.CLASS, self.modules.places(file, call), made, owner.types(), owner, base)
         if self.classes.project.definition(full_name) is not None:  # what it returns is followed
             return None
         return self._unresolved(file, call, full_name)
+
+    def _parameter(self, file: Scoped, call: ast.Call, made: Tensors) -> Site:
+        """A parameter stands where it is put; where it is read there, most often its numbers are meant."""
+        read = frozenset(place for place in self.modules.places(file, call) if place.owner is not None)
+        return Site(file, call, Kind.PARAMETER, self.tensors.places(file, call) | read, made)
 
     def _layer(self, file: Scoped, call: ast.Call, known: Layer) -> Site | None:
         made = tensors_of(known, call)
         if known.name in LAYERS_WITH_CHILDREN:  # what they are given is followed to them
             made = replace(made, open=False)
-        if made == Tensors() or known.container:
+        if known.name in OF_TENSORS:  # tensors become parameters
+            made = Tensors(open=True)
+        elif made == Tensors() or known.container:
             return None
         return Site(file, call, Kind.LAYER, self.modules.places(file, call), made, known.bases, None, known)
 
     def _registered(self, file: Scoped, call: ast.Call) -> Site | None:
         """``self.register_buffer("mean", ...)``, where the call itself is the place."""
-        match call:
-            case ast.Call(func=ast.Attribute(value=host, attr="register_buffer"), args=[name, *_]):
-                found = self.tensors.follow([Into(file, host, (key_of(name),))])
-                return Site(file, call, Kind.PARAMETER, found, ITSELF_AS_BUFFER)
-        return None
+        registered = registered_buffer(call)
+        if registered is None:
+            return None
+        host, name, value = registered
+        found = self.tensors.follow([Into(file, host, (key_of(name),))])
+        empty = isinstance(value, ast.Constant) and value.value is None
+        made = Tensors(possible_buffers=("",)) if empty else ITSELF_AS_BUFFER
+        return Site(file, call, Kind.PARAMETER, found, made)
 
     def _unresolved(self, file: Scoped, call: ast.Call, full_name: str | None) -> Site | None:
         if not may_make_modules(file, call, full_name) or local_function(file, call) is not None:
             return None
-        found = self.modules.places(file, call)
+        # itself, or a part of it
+        found = self.modules.places(file, call) | self.modules.places(file, call, (ANY_NAME,))
         return Site(file, call, Kind.UNRESOLVED, found, Tensors()) if found else None
+
+
+def registered_buffer(call: ast.Call) -> tuple[ast.expr, ast.expr, ast.expr | None] | None:
+    """Host, name and value of a call of ``register_buffer``; None for another call."""
+    if not (isinstance(call.func, ast.Attribute) and call.func.attr == "register_buffer"):
+        return None
+    given = {each.arg: each.value for each in call.keywords}
+    name = call.args[0] if call.args else given.get("name")
+    value = call.args[1] if len(call.args) > 1 else given.get("tensor")
+    return None if name is None else (call.func.value, name, value)
 
 
 def tensors_of(known: Layer, call: ast.Call) -> Tensors:
@@ -143,11 +164,12 @@ def arguments_of(known: Layer, call: ast.Call) -> Mapping[str, object]:
 def inherited_tensors(owner: Class, call: ast.Call | None) -> Tensors:
     """What an instance of a class of the project has from the layer of torch that it is a kind of."""
     inherited = owner.inherited()
+    unclear = bool(owner.unclear_bases())
     if inherited is None or inherited.container:
-        return Tensors()
+        return Tensors(open=unclear)
     if call is not None and owner.method("__init__") is None:
-        return tensors_of(inherited, call)
-    return tensors(inherited, dict.fromkeys(inherited.arguments, UNKNOWN))
+        return replace(tensors_of(inherited, call), open=unclear)
+    return replace(tensors(inherited, dict.fromkeys(inherited.arguments, UNKNOWN)), open=unclear)
 
 
 def _value(node: ast.expr) -> object:

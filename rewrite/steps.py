@@ -20,9 +20,22 @@ PADDED = frozenset({"Embedding", "EmbeddingBag"})
 READING = "trunc_normal_"
 BOUNDS_BEGIN = 3  # its positional arguments before them
 # of a module that is being made: they read, convert or order its parameters
-WHOLE = frozenset(
-    {"parameters", "named_parameters", "state_dict", "load_state_dict", "half", "double", "bfloat16", "to", "float"}
+WHOLE = frozenset({"parameters", "named_parameters", "half", "double", "bfloat16", "to", "float", "type"})
+COPYING = frozenset({"state_dict", "load_state_dict"})
+CONVERTING = frozenset({"half", "double", "bfloat16", "to", "float", "type"})
+# of a weight: they tell nothing of its numbers, or write to it
+OF_ITS_FORM = frozenset(
+    {"shape", "size", "dtype", "device", "ndim", "dim", "numel", "requires_grad", "data", "is_cuda"}
 )
+
+
+def copies(site: Site) -> str | None:
+    """The class that copies states of modules by their keys while it makes the site's; None where none does."""
+    for place in site.places:
+        for each in place.owner.line() if place.owner is not None else ():
+            if any(_in_constructor(each, read) for name in COPYING for read in each.file.attributes.get(name, ())):
+                return each.name
+    return None
 
 
 def steps(site: Site, tensor: Tensor) -> str | None:
@@ -32,10 +45,13 @@ def steps(site: Site, tensor: Tensor) -> str | None:
         padding = arguments_of(layer, site.node).get("padding_idx", UNKNOWN)
         if padding is not None:
             return "its row for padding is set to zero"
+    parent = site.file.parents.get(site.node)
+    if isinstance(parent, ast.Attribute) and parent.attr in CONVERTING:
+        return "it is converted when it is made"
     if any(_reads(file) for file in {site.file, *(place.owner.file for place in site.places if place.owner)}):
         return f"{READING} reads what it has written"
     for place in site.places:
-        found = _used(place.owner) if place.owner is not None else None
+        found = _used(place.owner, tensor) if place.owner is not None else None
         if found is not None:
             return f"{found} uses its parameters while it is made"
     return None
@@ -50,14 +66,34 @@ def _reads(file: Scoped) -> bool:
     )
 
 
-def _used(owner: Class) -> str | None:
-    """The class, of this one and its bases, whose constructor asks for all parameters at once."""
+def _used(owner: Class, tensor: Tensor) -> str | None:
+    """The class, of this one and its bases, whose constructor asks for all parameters, or reads one of this name."""
+    name = tensor.name.rpartition(".")[2]
     for each in owner.line():
-        for name in WHOLE & each.file.attributes.keys():
-            for read in each.file.attributes[name]:
-                if isinstance(read.value, ast.Name) and read.value.id == "self" and _in_constructor(each, read):
-                    return each.name
+        whole = [read for one in WHOLE for read in each.file.attributes.get(one, ()) if _of_self(read)]
+        single = [read for read in each.file.attributes.get(name, ()) if _is_read(each.file, read)] if name else []
+        if any(_in_constructor(each, read) for read in (*whole, *single)):
+            return each.name
     return None
+
+
+def _of_self(node: ast.Attribute) -> bool:
+    root: ast.expr = node
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    return isinstance(root, ast.Name) and root.id == "self"
+
+
+def _is_read(file: Scoped, node: ast.Attribute) -> bool:
+    """Whether the numbers of ``self.fc.weight`` are read, not initialised."""
+    parent = file.parents.get(node)
+    if not _of_self(node) or isinstance(parent, ast.Expr):
+        return False
+    if isinstance(parent, ast.Attribute):
+        return parent.attr not in OF_ITS_FORM and not parent.attr.endswith("_")
+    if isinstance(parent, ast.Call):
+        return not (isinstance(parent.func, ast.Attribute | ast.Name) and ast.unparse(parent.func).endswith("_"))
+    return True
 
 
 def _in_constructor(owner: Class, node: ast.AST) -> bool:

@@ -39,12 +39,21 @@ def ties(classes: Classes) -> Iterator[Tie]:
 
 
 def _sides(owner: Class, statement: ast.Assign) -> Iterator[tuple[Place, ...]]:
-    match statement:
-        case ast.Assign(targets=[ast.Name(id=name)], value=value) if name == DECLARED:
-            yield from _declared(owner, value)
-        case ast.Assign(targets=[ast.Attribute() as target], value=ast.Attribute() as value):
-            if USUAL & {target.attr, value.attr}:
-                yield side(owner, target), side(owner, value)
+    for target in statement.targets:
+        if isinstance(target, ast.Name) and target.id == DECLARED:
+            yield from _declared(owner, statement.value)
+        for one, value in _pairs(target, statement.value):
+            if isinstance(one, ast.Attribute) and isinstance(value, ast.Attribute) and USUAL & {one.attr, value.attr}:
+                yield side(owner, one), side(owner, value)
+
+
+def _pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
+    match target, value:
+        case (ast.Tuple(elts=targets), ast.Tuple(elts=values)) if len(targets) == len(values):
+            for one, other in zip(targets, values, strict=True):
+                yield from _pairs(one, other)
+        case _:
+            yield target, value
 
 
 def side(owner: Class | None, node: ast.Attribute) -> Place:

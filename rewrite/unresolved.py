@@ -1,4 +1,4 @@
-"""Calls that cannot be resolved: which may make a module, by their names and by what is done with the result."""
+"""Calls that cannot be resolved: which of them may make a module or a parameter, by their names."""
 
 from __future__ import annotations
 
@@ -15,19 +15,37 @@ NO_MODULES = frozenset(
         *("operator", "contextlib", "scipy", "string", "types"),
     }
 )
+# built-in functions that give what they find
+ANYTHING = frozenset(f"builtins.{name}" for name in ("eval", "getattr", "next", "max", "min", "__import__", "map"))
 # calls of torch that do
-MODULES_OF_TORCH = ("torch.hub.", "torch.jit.", "torch.load", "torch.nn.", "torch.compile")
+MODULES_OF_TORCH = ("torch.hub.", "torch.jit.", "torch.load", "torch.nn.")
 NO_MODULES_OF_TORCH = ("torch.nn.functional.", "torch.nn.init.", "torch.nn.utils.rnn.", "torch.nn.attention.")
-ENDS_OF_OTHERS = ("Config", "Output", "Cache", "Error", "_", "_size", "_dim", "_dims", "_mask", "_bias_mask")
-BEGINS_OF_OTHERS = ("is_", "has_", "get_", "compute_", "_get_", "_compute_", "_init", "make_divisible", "logger")
+ENDS_OF_OTHERS = ("Config", "config", "Output", "Cache", "Error", "_size", "_dim", "_dims", "_mask", "_ratio")
+BEGINS_OF_OTHERS = ("is_", "has_", "compute_", "_compute_", "_init", "make_divisible", "logger")
+# methods of numbers, texts, tensors, collections and configurations
+METHODS_OF_OTHERS = frozenset(
+    {
+        *("item", "tolist", "split", "join", "strip", "lower", "upper", "format", "replace", "startswith", "endswith"),
+        *("count", "index", "sum", "mean", "max", "min", "prod", "numel", "size", "dim", "view", "reshape", "repeat"),
+        *("expand", "expand_as", "permute", "transpose", "flatten", "unsqueeze", "squeeze", "cumsum", "contiguous"),
+        *("detach", "clone", "numpy", "long", "bool", "int", "new_zeros", "new_ones", "uniform_", "normal_", "fill_"),
+        *("zero_", "mul_", "add_", "sub_", "div_", "round", "abs", "exp", "log", "sqrt", "pow", "chunk", "stack"),
+        *("append", "extend", "insert", "update", "setdefault", "add", "sort", "group", "match", "to_dict"),
+        *("register_buffer", "register_parameter", "add_module", "register_module", "register_forward_hook"),
+        *("register_forward_pre_hook", "register_load_state_dict_pre_hook", "_register_load_state_dict_pre_hook"),
+        *("parameters", "named_parameters", "state_dict", "load_state_dict", "pop", "get", "keys", "__init__"),
+    }
+)
 
 
 def may_make_modules(file: Scoped, call: ast.Call, full_name: str | None) -> bool:
-    """Whether the result of ``call`` may be a module that is kept. Only where modules are made it is asked."""
-    if not _is_kept(file, call) or not _where_modules_are_made(file, call):
+    """Whether the result of ``call`` may be a module or a parameter. Only where modules are made it is asked."""
+    if isinstance(file.parents.get(call), ast.Expr | ast.Compare) or not _where_modules_are_made(file, call):
         return False
     if full_name is None:
         return _of_unclear_function(file, call.func)
+    if full_name in ANYTHING:
+        return True
     if full_name.split(".")[0] in NO_MODULES or full_name in known.PASSING:
         return False
     if full_name.startswith("torch."):
@@ -36,16 +54,19 @@ def may_make_modules(file: Scoped, call: ast.Call, full_name: str | None) -> boo
 
 
 def _may_be_called_so(name: str) -> bool:
-    return not (name.endswith(ENDS_OF_OTHERS) or name.startswith(BEGINS_OF_OTHERS))
+    return not (name.endswith(ENDS_OF_OTHERS) or name.startswith(BEGINS_OF_OTHERS) or name in METHODS_OF_OTHERS)
 
 
 def _of_unclear_function(file: Scoped, function: ast.expr) -> bool:
-    """A method of an object that is not known is taken for what its name says; any other callable may make modules."""
+    """Of an object that is not known, or a variable: it is taken for what its name says."""
     match function:
         case ast.Attribute(value=ast.Name(id="self"), attr=name):
             return _may_be_called_so(name) and not _is_method(file, name)
+        case ast.Attribute(value=ast.Call(func=ast.Name(id="super"))):
+            return False
         case ast.Attribute(attr=name):
-            return name in ("from_config", "from_pretrained", "_from_config", "build", "create", "create_model")
+            passes_on = (known.RETURNS_ITSELF, known.ELEMENTS, known.PAIRS, known.ONE_ELEMENT)
+            return _may_be_called_so(name) and not any(name in names for names in passes_on)
         case ast.Name(id=name):
             return _may_be_called_so(name)
     return True
@@ -53,26 +74,13 @@ def _of_unclear_function(file: Scoped, function: ast.expr) -> bool:
 
 def _is_method(file: Scoped, name: str) -> bool:
     """Whether a class of the file has a method of this name: what it returns is followed."""
-    return any(name in file.scope_made_by(each).bound for each in file.classes)
-
-
-def _is_kept(file: Scoped, call: ast.Call) -> bool:
-    """Whether the call stands where a module would be stored: an attribute, a list of modules, an argument of one."""
-    parent = file.parents.get(call)
-    while isinstance(parent, ast.IfExp | ast.BoolOp | ast.ListComp | ast.List | ast.Tuple | ast.Starred | ast.keyword):
-        parent = file.parents.get(parent)
-    match parent:
-        case ast.Assign(targets=targets):
-            return all(isinstance(each, ast.Attribute | ast.Name | ast.Subscript) for each in targets)
-        case ast.AnnAssign():
-            return True
-        case ast.Call(func=ast.Attribute(attr=name)):
-            return name in ("append", "insert", "extend", "add_module", "ModuleList", "Sequential", "ModuleDict")
-        case ast.Call(func=ast.Name(id=name)):
-            return name in ("setattr", "ModuleList", "Sequential", "ModuleDict", "OrderedDict")
-    return False
+    return any(
+        isinstance(bound, ast.FunctionDef | ast.AsyncFunctionDef)
+        for each in file.classes
+        for bound in file.scope_made_by(each).bound.get(name, ())
+    )
 
 
 def _where_modules_are_made(file: Scoped, call: ast.Call) -> bool:
     function = file.function_of(call)
-    return function is not None and function in file.making
+    return function is None or function in file.making

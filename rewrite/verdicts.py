@@ -70,7 +70,11 @@ class Judge:
         return self._somewhere(owner, ())
 
     def _somewhere(self, owner: Class | None, path: Path) -> bool:
-        reached = self.follower.along(self.reached[owner], (*path, SOMETHING), inside=False)
+        """Whether something at ``path``, or at any depth below it, may be matched."""
+        here = self.reached[owner]
+        reached = self.follower.along(here, (*path, SOMETHING), inside=False)
+        if path:
+            reached = self.follower.either(reached, self.follower.along(here, path, inside=False))
         return self.follower.verdict(reached) is not Verdict.NONE
 
     def _by_name(self, site: Site, name: str, others: Iterable[Place]) -> Verdict:

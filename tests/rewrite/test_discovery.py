@@ -129,7 +129,7 @@ def test_ignore_files_count_at_every_level(here: Path):
     assert found() == ["a/gen/keep.py", "a/x.py", "b/z_pb2.py", "gen.py"]
     assert found("b", "a") == ["b/z_pb2.py", "a/gen/keep.py", "a/x.py"], "those around a folder too"
     assert found("a/gen") == ["a/gen/keep.py"]
-    assert found("b/deep") == ["b/deep/w.py"], "a folder that is named is wanted"
+    assert found("b/deep") == ["b/deep/w.py"]
     os.chdir("b")
     assert found() == ["z_pb2.py"]
     assert found("..") == ["../a/gen/keep.py", "../a/x.py", "../b/z_pb2.py", "../gen.py"]
@@ -142,6 +142,13 @@ def test_ignore_files_count_up_to_the_root_of_the_repository_alone(here: Path):
     plant(repo__gitignore="x.py")
     assert found("repo") == ["repo/a/worktree/x.py"], "what stands around a repository says nothing about it"
     assert found() == ["repo/a/worktree/x.py"]
+
+
+def test_a_folder_that_is_named_is_wanted(here: Path):
+    plant("a/x.py", "a/b/y.py", "a/b/gen/z.py", ".git/HEAD", gitignore="*\n", a__b__gitignore="gen\n")
+    assert found("a") == ["a/b/y.py", "a/x.py"], "whatever those around it say"
+    assert found("a/b") == ["a/b/y.py"]
+    assert found() == []
 
 
 def test_an_ignored_folder_cannot_give_back_what_is_in_it(here: Path):
@@ -295,6 +302,9 @@ def test_loops_of_links_end(here: Path):
     os.symlink("../b", "a/to_b_again")
     assert found("a") == ["a/to_b/y.py", "a/x.py"]
     assert found() == ["a/x.py", "b/y.py"]
+    os.symlink("../b", "b/deeper")  # from a, neither around it nor in it
+    assert discover([Path("a")]).unreadable == ()
+    assert found("a") == ["a/to_b/y.py", "a/x.py"]
 
 
 def test_depth_costs_no_recursion(here: Path):
@@ -304,7 +314,15 @@ def test_depth_costs_no_recursion(here: Path):
         os.chdir("d")
     Path("x.py").touch()
     os.chdir(here)
-    assert found() == ["/".join(["d"] * depth + ["x.py"])]
+    try:
+        assert found() == ["/".join(["d"] * depth + ["x.py"])]
+    finally:  # pytest, which removes folders by recursion, cannot
+        os.chdir("/".join(["d"] * depth))
+        os.remove("x.py")
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
+    assert os.listdir() == []
 
 
 def test_what_is_no_regular_file_is_told(here: Path):

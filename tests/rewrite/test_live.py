@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -420,6 +422,9 @@ def test_a_second_trace_gives_the_same_and_nothing_stays_behind(imported: Callab
     seen = []
     with pytest.raises(ZeroDivisionError):
         trace(lambda: seen.append(nn.Linear(2, 2)) or 1 / 0)
+    made_later = weakref.ref(nn.Linear(2, 2))  # a hook that is still there would keep it
+    gc.collect()
+    assert made_later() is None
     nested = trace(lambda: seen.append(trace(traps.Everything)) or traps.Everything())
     assert nested == first == seen[-1]
 

@@ -124,7 +124,7 @@ REFUSED = {
     "a string that does not end": (b"x = 1\ny = 'a\n", "unterminated string", 2, 5),
     "wrong indentation": (b"if x:\ny = 1\n", "expected an indented block", 2, 1),
     "brackets nested too deeply": (b"x = " + b"(" * 300 + b")" * 300, "too many nested parentheses", 1, 205),
-    "operators nested too deeply": (b"x = " + b"-" * 100_000 + b"1", "nested too deeply", 1, 1),
+    "operators nested too deeply": (b"x = " + b"-" * 100_000 + b"1", "nested too deeply|too complex", 1, 1),
     "attributes nested too deeply": (b"x = y" + b".z" * 100_000, "recursion|nested too deeply", 1, 1),
 }
 
@@ -141,6 +141,12 @@ def test_what_is_no_python_is_refused_with_its_place(data: bytes, reason: str, l
 def test_a_lone_surrogate_is_refused():
     with pytest.raises(UnreadableError, match="surrogates not allowed"):
         parsed("x = '\ud800'")
+
+
+def test_a_text_is_checked_as_a_file_is():
+    assert Source.checked("a.py", "x = 1\n", "latin-1") == Source("a.py", "x = 1\n", "latin-1")
+    with pytest.raises(UnreadableError, match="invalid syntax"):
+        Source.checked("a.py", "x = = 1\n")
 
 
 @pytest.mark.parametrize("text", ["", "\n", "# only\n", "\x0c", BOM.decode(), "\r\n\r\n"])

@@ -90,12 +90,22 @@ def test_permissions_stay(file: Path, mode: int, umask: int):
     assert stat.S_IMODE(file.stat().st_mode) == mode
 
 
-def test_the_file_is_closed_to_others_all_the_time(file: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("linked", "synced"), [(False, [NEW]), (True, [OLD, NEW])], ids=["one name", "two names"])
+def test_all_bytes_reach_the_disk_and_nobody_else_in_between(
+    file: Path, linked: bool, synced: list[bytes], monkeypatch: pytest.MonkeyPatch
+):
+    if linked:
+        os.link(file, file.with_name("name.py"))
     file.chmod(0o600)
     seen = []
-    monkeypatch.setattr(writing.os, "fsync", lambda number: seen.append(stat.S_IMODE(os.fstat(number).st_mode)))
+
+    def look(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        seen.append((status.st_size, stat.S_IMODE(status.st_mode)))
+
+    monkeypatch.setattr(writing.os, "fsync", look)
     write_atomically(file, NEW, expected=OLD)
-    assert seen == [0o600]
+    assert seen == [(len(data), 0o600) for data in synced]
 
 
 def test_the_time_of_the_change_is_now(file: Path):
