@@ -66,9 +66,16 @@ def analysed(sources: Iterable[tuple[Source, str]], roots: Sequence[str] = (), *
     if hands_on_children(classes, index):
         made = tuple(replace(site, places=site.places | {ANYWHERE}) for site in made)
     reached = _reached(classes, made, begins)
+    made = tuple(site for site in made if _runs(classes, site, reached))
     every = (*ties(classes), *replacements(classes))
     meant = [tie for tie in every if tie.owner is None or tie.owner in reached]
     return Analysis(classes, made, Tied(meant, classes, made, begins), chosen, found, begins, frozenset(reached))
+
+
+def _runs(classes: Classes, site: Site, reached: set[Class]) -> bool:
+    """Whether the code of a site may run where roots are built."""
+    around = classes.around(site.file, site.node)
+    return around is None or around in reached
 
 
 def _anywhere(classes: Classes, made: Iterable[Site], passed_on: Sequence[Class]) -> dict[Class, bool]:
@@ -107,11 +114,11 @@ def _reached(classes: Classes, made: Iterable[Site], begins: Iterable[Class]) ->
     outside = [each for each in classes.by_node.values() if each.is_known_outside()]
     edges: dict[Class | None, set[Class]] = {}
     for site in made:
-        for place in site.places:
+        for owner in {classes.around(site.file, site.node), *(place.owner for place in site.places)}:
             if site.made is not None:
-                edges.setdefault(place.owner, set()).add(site.made)
+                edges.setdefault(owner, set()).add(site.made)
             elif site.kind is Kind.UNRESOLVED:
-                edges.setdefault(place.owner, set()).update(outside)
+                edges.setdefault(owner, set()).update(outside)
     reached, waiting = set[Class](), [*begins, *edges.get(None, ())]
     while waiting:
         each = waiting.pop()

@@ -96,8 +96,9 @@ def into_self(flow: Flow, owner: Class, below: Below) -> Moves:
             if rest and number_of(tuple(rest)) is not None and _reordered(flow, reads):
                 below = (below[0], *renumbered(tuple(rest)))
             yield Place(owner, plain(below))
-            for file, read in reads:
-                yield file, read, below[1:]
+            if not flow.tensors:
+                for file, read in reads:
+                    yield file, read, below[1:]
         case _:
             yield Place(owner, plain(below))
 

@@ -23,7 +23,7 @@ DEEP = 12
 MANY = 200
 KEEPS_NOTHING = (
     *(ast.Expr, ast.Compare, ast.Assert, ast.Raise, ast.If, ast.While, ast.Delete, ast.FormattedValue, ast.UnaryOp),
-    ast.withitem,
+    *(ast.withitem, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef),  # as a decorator
 )
 COLLECTIONS = (ast.List, ast.Tuple, ast.Set, ast.Dict, *COMPREHENSIONS)
 NOT_ASKED_FOR = frozenset({"__init__", "forward", "__call__"})
@@ -47,8 +47,17 @@ class Flow:
         """Where what ``node`` makes comes to stand, or what stands in it at ``below``."""
         return self.follow([(file, node, below)])
 
+    def known_places(self, file: Scoped, node: ast.AST) -> frozenset[Place]:
+        """Those places of what ``node`` makes that are below an instance of a class, wherever else it may stand."""
+        found = self._followed([(file, node, ())])
+        return frozenset(place for place in found if place.owner is not None)
+
     def follow(self, steps: Iterable[Place | Into | Step]) -> frozenset[Place]:
-        """Where ``steps`` lead in the end."""
+        """Where ``steps`` lead in the end; anywhere, if that is one of the places."""
+        found = self._followed(steps)
+        return frozenset([ANYWHERE]) if ANYWHERE in found else frozenset(found)
+
+    def _followed(self, steps: Iterable[Place | Into | Step]) -> set[Place]:
         found: set[Place] = set()
         seen: set[Into | Step] = set()
         waiting = list(steps)
@@ -60,9 +69,9 @@ class Flow:
                 seen.add(step)
                 below = step.below if isinstance(step, Into) else step[2]
                 if len(below) > DEEP or len(found) > MANY:
-                    return frozenset([ANYWHERE])
+                    return found | {ANYWHERE}
                 waiting += into(self, step) if isinstance(step, Into) else self.next(*step)
-        return frozenset([ANYWHERE]) if ANYWHERE in found else frozenset(found)
+        return found
 
     def next(self, file: Scoped, node: ast.AST, below: Below) -> Moves:
         """Where one step leads, by what stands around the node."""

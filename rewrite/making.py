@@ -8,25 +8,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rewrite.scopes import Scoped
 
-CONSTRUCTORS = frozenset({"__init__", "__new__", "__post_init__", "setup", "build", "post_init"})
+# and what bases elsewhere call of a class while it is made
+CONSTRUCTORS = frozenset(
+    {
+        *("__init__", "__new__", "__post_init__", "setup", "build", "post_init", "reset_parameters", "init_weights"),
+        *("tie_weights", "_tie_weights"),
+    }
+)
 
 
 def making(file: Scoped) -> frozenset[ast.AST]:
     """Constructors, the methods that they call on ``self``, those that these call; and functions outside classes."""
     functions: dict[str, list[ast.AST]] = {}
+    for each in file.functions:
+        functions.setdefault(each.name, []).append(each)
+    found: set[ast.AST] = {each for each in file.functions if file.class_of(each) is None or each.name in CONSTRUCTORS}
     called: dict[ast.AST, set[str]] = {}
-    found: set[ast.AST] = set()
     for call in file.calls:
         function = file.function_of(call)
-        if function is None:
-            continue
-        if function not in called:
-            called[function] = set()
-            functions.setdefault(function.name, []).append(function)
-            if file.class_of(function) is None or function.name in CONSTRUCTORS:
-                found.add(function)
-        if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
-            called[function].add(call.func.attr)
+        if function is not None and isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+            called.setdefault(function, set()).add(call.func.attr)
     waiting = list(found)
     while waiting:
         for name in called.get(waiting.pop(), ()):

@@ -53,6 +53,19 @@ class Project:
                 return self._meaning(file, name, scope or file.scope_of(node), deep)
         return None
 
+    def choices(self, file: Scoped, node: ast.AST) -> frozenset[str] | None:
+        """What a variable means that is bound to one of several, ``layer = A if deep else B``; None where unclear."""
+        if not isinstance(node, ast.Name):
+            return None
+        home = file.scope_of(node).home(node.id)
+        found: set[str | None] = set()
+        for binding in file.bindings(home, node.id) if home is not None else ():
+            statement = file.parents[binding]
+            if not (isinstance(statement, ast.Assign) and statement.targets == [binding]):
+                return None
+            found |= {self.full_name(file, each) for each in _arms(statement.value)}
+        return None if not found or None in found else frozenset(each for each in found if each is not None)
+
     def definition(self, full_name: str | None) -> Definition | None:
         """The class or function of the project that has this full name."""
         if full_name is None:
@@ -115,6 +128,10 @@ class Project:
         if name not in file.top.bound:
             return full_name if not file.star_imports else None
         return self._meaning(file, name, file.top, deep + 1)
+
+
+def _arms(node: ast.expr) -> list[ast.expr]:
+    return [*_arms(node.body), *_arms(node.orelse)] if isinstance(node, ast.IfExp) else [node]
 
 
 def qualified(module: str, file: Scoped, node: ast.ClassDef) -> str:

@@ -35,17 +35,17 @@ class _Store:
 def replacements(classes: Classes) -> Iterator[Tie]:
     """Every statement that gives a parameter's name a new meaning, or none, as a tie.
 
-    Below ``self.x`` each one does; an attribute of ``self`` itself where it is given a value more than once. Of what is
-    done to a variable only what happens while modules are made counts: elsewhere models are changed that are there.
+    Below ``self.x`` each one does; an attribute of ``self`` itself where it is given a value more than once. Only what
+    happens while modules are made counts: elsewhere models are changed that are there already.
     """
     for file in classes.project.files:
         own: dict[tuple[ast.ClassDef | None, str], list[_Store]] = defaultdict(list)
         for store in _stores(file):
-            if not store.is_own:
-                yield _tie(classes, file, store)
-            elif _is_self(file, store):
+            if file.function_of(store.statement) not in file.making:
+                continue
+            if store.is_own and _is_self(file, store):
                 own[file.class_around(store.statement), store.target.attr].append(store)
-            elif file.function_of(store.statement) in file.making:
+            else:
                 yield _tie(classes, file, store)
         for stores in own.values():
             if len(stores) > 1 or stores[0].deletes or _is_tensor_of_another(stores[0]):

@@ -70,6 +70,7 @@ class Scoped:
         self.assignments: list[ast.Assign] = []
         self.deletions: list[ast.Delete] = []
         self.classes: list[ast.ClassDef] = []
+        self.functions: list[ast.FunctionDef | ast.AsyncFunctionDef] = []
         self.attributes: dict[str, list[ast.Attribute]] = {}
         self.star_imports: list[ast.ImportFrom] = []
         self._scopes: dict[ast.AST, Scope] = {}
@@ -195,10 +196,12 @@ class Scoped:
         if isinstance(node.ctx, ast.Load):
             self.attributes.setdefault(node.attr, []).append(node)
 
-    def _note_definition(self, node: ast.ClassDef | ast.FunctionDef, scope: Scope) -> None:
+    def _note_definition(self, node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, scope: Scope) -> None:
         scope.bind(node.name, node)
         if isinstance(node, ast.ClassDef):
             self.classes.append(node)
+        else:
+            self.functions.append(node)
 
     def _note_passing(self, node: ast.Global | ast.Nonlocal, scope: Scope) -> None:
         scope.passed_on |= set(node.names)

@@ -66,9 +66,9 @@ def sites(classes: Classes, index: Index, *, open_world: bool) -> Iterator[Site]
     )
     for file in classes.project.files:
         for call in file.calls:
-            site = finding.site(file, call)
-            if site is not None:
-                yield site
+            chosen = finding.chosen(file, call)
+            site = finding.site(file, call) if not chosen else None
+            yield from chosen if site is None else [site]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,19 @@ class _Finding:
     classes: Classes
     modules: Flow
     tensors: Flow
+
+    def chosen(self, file: Scoped, call: ast.Call) -> list[Site]:
+        """The classes of the project of which a variable that is called may be one; none of them a layer itself."""
+        owners = [self.classes.named(name) for name in self.classes.project.choices(file, call.func) or ()]
+        found = [each for each in owners if each is not None]
+        if (
+            len(owners) < 2
+            or len(found) != len(owners)
+            or any(inherited_tensors(each, call) != Tensors() for each in found)
+        ):
+            return []
+        places = self.modules.places(file, call)
+        return [Site(file, call, Kind.CLASS, places, Tensors(), each.types(), each) for each in found]
 
     def site(self, file: Scoped, call: ast.Call) -> Site | None:
         """What ``call`` makes, if that is known to be, or may be, a tensor or a module with tensors."""
@@ -101,8 +114,8 @@ class _Finding:
 
     def _parameter(self, file: Scoped, call: ast.Call, made: Tensors) -> Site:
         """A parameter stands where it is put; where it is read there, most often its numbers are meant."""
-        read = frozenset(place for place in self.modules.places(file, call) if place.owner is not None)
-        return Site(file, call, Kind.PARAMETER, self.tensors.places(file, call) | read, made)
+        places = self.tensors.places(file, call) | self.modules.known_places(file, call)
+        return Site(file, call, Kind.PARAMETER, places, made)
 
     def _layer(self, file: Scoped, call: ast.Call, known: Layer) -> Site | None:
         made = tensors_of(known, call)

@@ -7,6 +7,7 @@ and what comes of it is projected once more. Constrained when everything is made
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 
 from rewrite.classes import Class
 from rewrite.layers import UNKNOWN
@@ -35,6 +36,19 @@ def copies(site: Site) -> str | None:
         for each in place.owner.line() if place.owner is not None else ():
             if any(_in_constructor(each, read) for name in COPYING for read in each.file.attributes.get(name, ())):
                 return each.name
+    return None
+
+
+def pretrained_elsewhere(classes: Iterable[Class]) -> Class | None:
+    """A model of transformers that is none of its own; None where there is none.
+
+    Of modules of others transformers takes one whose only parameter is a computed one for initialised.
+    """
+    for each in classes:
+        outside = [name for base in each.line() for name in base.outside if name is not None]
+        is_model = any(name.rpartition(".")[2] == "PreTrainedModel" for name in outside)
+        if is_model and not each.full_name.startswith("transformers."):
+            return each
     return None
 
 

@@ -34,7 +34,8 @@ def ties(classes: Classes) -> Iterator[Tie]:
     for file in classes.project.files:
         for statement in file.assignments:
             owner = classes.around(file, statement)
-            if owner is not None:
+            function = file.function_of(statement)
+            if owner is not None and (function is None or function in file.making):
                 yield from (Tie(file, statement, sides, owner) for sides in _sides(owner, statement))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import rewrite.known_calls as known
 from rewrite.scopes import Scoped
@@ -16,13 +17,14 @@ NO_MODULES = frozenset(
     }
 )
 # built-in functions that give what they find
-ANYTHING = frozenset(f"builtins.{name}" for name in ("eval", "getattr", "next", "max", "min", "__import__", "map"))
+ANYTHING = frozenset(f"builtins.{name}" for name in ("eval", "getattr", "next", "__import__", "map"))
 # calls of torch that do
 MODULES_OF_TORCH = ("torch.hub.", "torch.jit.", "torch.load", "torch.nn.")
 NO_MODULES_OF_TORCH = ("torch.nn.functional.", "torch.nn.init.", "torch.nn.utils.rnn.", "torch.nn.attention.")
 ENDS_OF_OTHERS = ("Config", "config", "Output", "Cache", "Error", "_size", "_dim", "_dims", "_mask", "_ratio")
 BEGINS_OF_OTHERS = ("is_", "has_", "compute_", "_compute_", "_init", "make_divisible", "logger")
 # methods of numbers, texts, tensors, collections and configurations
+SETTINGS = re.compile(r"config|cfg|args|opts|hparams")
 METHODS_OF_OTHERS = frozenset(
     {
         *("item", "tolist", "split", "join", "strip", "lower", "upper", "format", "replace", "startswith", "endswith"),
@@ -45,7 +47,7 @@ def may_make_modules(file: Scoped, call: ast.Call, full_name: str | None) -> boo
     if full_name is None:
         return _of_unclear_function(file, call.func)
     if full_name in ANYTHING:
-        return True
+        return not (call.args and SETTINGS.search(ast.unparse(call.args[0])))
     if full_name.split(".")[0] in NO_MODULES or full_name in known.PASSING:
         return False
     if full_name.startswith("torch."):

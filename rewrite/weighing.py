@@ -11,7 +11,7 @@ from rewrite.constraining import why_not_editable
 from rewrite.following import Verdict
 from rewrite.held import held_by_torch
 from rewrite.sites import Kind, Site
-from rewrite.steps import copies, steps
+from rewrite.steps import copies, pretrained_elsewhere, steps
 from rewrite.verdicts import Judge, Tensor, tensors
 from surgery.rules.ruleset import RuleSet
 
@@ -25,6 +25,8 @@ class Weighing:
         self.judges = judges
         self.choice = Choice()
         self.together: set[frozenset[int]] = set()
+        pretrained = pretrained_elsewhere(analysis.reached)
+        self.foreign = f"{pretrained.name} is initialised by transformers" if pretrained is not None else None
 
     def weigh(self) -> None:
         """Fill ``choice`` and ``together``, the sets of rules that take a tensor together."""
@@ -67,7 +69,7 @@ class Weighing:
         if copying is not None:
             message = f"{_called(site, tensor)}: {copying} copies states by their keys while it is made"
             self._problem("CS119", message, site, [rule])
-        reason = steps(site, tensor)
+        reason = steps(site, tensor) or self.foreign
         if reason is not None:
             message = f"{_called(site, tensor)} is initialised in steps: {reason}"
             if self.analysis.open_world:
