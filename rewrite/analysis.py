@@ -27,7 +27,8 @@ class Analysis:
     """What rules are decided on.
 
     ``roots`` are given, or ``found``, where only one is possible. ``begins`` are the classes at which names begin, True
-    where they may begin anywhere; ``reached`` those whose code runs where instances of these are built.
+    where they may begin anywhere; ``reached`` those whose code runs where instances of these are built, ``idle`` the
+    sites in others.
     """
 
     classes: Classes
@@ -37,6 +38,7 @@ class Analysis:
     found: bool
     begins: Mapping[Class, bool]
     reached: frozenset[Class]
+    idle: tuple[Site, ...] = ()
 
     @property
     def open_world(self) -> bool:
@@ -66,10 +68,11 @@ def analysed(sources: Iterable[tuple[Source, str]], roots: Sequence[str] = (), *
     if hands_on_children(classes, index):
         made = tuple(replace(site, places=site.places | {ANYWHERE}) for site in made)
     reached = _reached(classes, made, begins)
-    made = tuple(site for site in made if _runs(classes, site, reached))
+    idle = tuple(site for site in made if not _runs(classes, site, reached))
+    made = tuple(site for site in made if site not in idle)
     every = (*ties(classes), *replacements(classes))
     meant = [tie for tie in every if tie.owner is None or tie.owner in reached]
-    return Analysis(classes, made, Tied(meant, classes, made, begins), chosen, found, begins, frozenset(reached))
+    return Analysis(classes, made, Tied(meant, classes, made, begins), chosen, found, begins, frozenset(reached), idle)
 
 
 def _runs(classes: Classes, site: Site, reached: set[Class]) -> bool:

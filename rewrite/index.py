@@ -41,7 +41,7 @@ class Index:
         return self.classes.by_node.get(owner)
 
     def attribute_reads(self, owner: Class, name: str) -> list[Where]:
-        """Where the attribute ``name`` of an instance of ``owner`` may be read."""
+        """Where the attribute ``name`` of an instance of ``owner`` may be read while modules are made."""
         key = owner, name
         if key not in self._reads:
             related = {*owner.line(), *owner.below()}
@@ -49,7 +49,7 @@ class Index:
                 (file, read)
                 for file in self.project.files
                 for read, host in (*_plain_reads(file, name), *text_reads(file, name))
-                if (found := self.self_class(file, host)) is None or found in related
+                if _while_making(file, read) and ((found := self.self_class(file, host)) is None or found in related)
             ]
         return self._reads[key]
 
@@ -144,6 +144,11 @@ class Index:
             else:
                 escapes = True
         return calls, escapes or _is_quoted(file, function.name)
+
+
+def _while_making(file: Scoped, node: ast.AST) -> bool:
+    function = file.function_of(node)
+    return function is None or function in file.making
 
 
 def _plain_reads(file: Scoped, name: str) -> list[tuple[ast.AST, ast.expr]]:

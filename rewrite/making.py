@@ -18,11 +18,15 @@ CONSTRUCTORS = frozenset(
 
 
 def making(file: Scoped) -> frozenset[ast.AST]:
-    """Constructors, the methods that they call on ``self``, those that these call; and functions outside classes."""
+    """Constructors, the methods that they call, those that these call; properties; functions outside classes."""
     functions: dict[str, list[ast.AST]] = {}
     for each in file.functions:
         functions.setdefault(each.name, []).append(each)
-    found: set[ast.AST] = {each for each in file.functions if file.class_of(each) is None or each.name in CONSTRUCTORS}
+    found: set[ast.AST] = {
+        each
+        for each in file.functions
+        if file.class_of(each) is None or each.name in CONSTRUCTORS or each.decorator_list
+    }
     called: dict[ast.AST, set[str]] = {}
     for call in file.calls:
         function = file.function_of(call)

@@ -33,7 +33,7 @@ def _changed(analysis: Analysis, choice: Choice) -> list[Class]:
 
 def _others(analysis: Analysis, changed: set[Class]) -> Iterator[Diagnostic]:
     """Calls of what is changed, in classes that the roots do not reach."""
-    for site in analysis.sites:
+    for site in analysis.idle:
         if site.made is None or not changed & set(site.made.line()):
             continue
         owner = analysis.classes.around(site.file, site.node)

@@ -41,7 +41,7 @@ def ties(classes: Classes) -> Iterator[Tie]:
 
 def _sides(owner: Class, statement: ast.Assign) -> Iterator[tuple[Place, ...]]:
     for target in statement.targets:
-        if isinstance(target, ast.Name) and target.id == DECLARED:
+        if DECLARED in (getattr(target, "id", None), getattr(target, "attr", None)):  # of the class, or of an instance
             yield from _declared(owner, statement.value)
         for one, value in _pairs(target, statement.value):
             if isinstance(one, ast.Attribute) and isinstance(value, ast.Attribute) and USUAL & {one.attr, value.attr}:

@@ -314,11 +314,12 @@ def test_files_that_import_each_other_are_migrated_together(net: Path):
 def test_notes_tell_of_checkpoints_and_of_other_builders(net: Path):
     head = "class {}({}):\n    def __init__(self):\n        super().__init__()\n        self.{}\n"
     net.write_text(
-        "from torch import nn\nfrom transformers import PreTrainedModel\n"
+        "from torch import nn\n"
         + head.format("Block", "nn.Module", "fc = nn.Linear(1, 1)")
-        + head.format("Net", "PreTrainedModel", "a = Block()")
+        + head.format("Net", "nn.Module", "a = Block()")
+        + "    @classmethod\n    def from_pretrained(cls, path):\n        return cls()\n"
         + head.format("Other", "nn.Module", "b = Block()")
     )
     told = call(net, "-r", "a.fc.weight=spectral", "--root", "Net", "-v").stderr
-    assert "net.py:7:1: CS122 a plain checkpoint loaded by Net.from_pretrained would lose weights" in told
-    assert "net.py:14:18: CS123 Other builds Block too, which is constrained for Net" in told
+    assert "net.py:6:1: CS122 a plain checkpoint loaded by Net.from_pretrained would lose weights" in told
+    assert "net.py:16:18: CS123 Other builds Block too, which is constrained for Net" in told
