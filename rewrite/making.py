@@ -17,6 +17,9 @@ CONSTRUCTORS = frozenset(
 )
 
 
+PROPERTIES = ("property", "cached_property")
+
+
 def making(file: Scoped) -> frozenset[ast.AST]:
     """Constructors, the methods that they call, those that these call; properties; functions outside classes."""
     functions: dict[str, list[ast.AST]] = {}
@@ -25,7 +28,7 @@ def making(file: Scoped) -> frozenset[ast.AST]:
     found: set[ast.AST] = {
         each
         for each in file.functions
-        if file.class_of(each) is None or each.name in CONSTRUCTORS or each.decorator_list
+        if file.class_of(each) is None or each.name in CONSTRUCTORS or _is_property(each)
     }
     called: dict[ast.AST, set[str]] = {}
     for call in file.calls:
@@ -39,3 +42,8 @@ def making(file: Scoped) -> frozenset[ast.AST]:
             found.update(new)
             waiting += new
     return frozenset(found)
+
+
+def _is_property(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    """Whether a function runs where it is read, without a call."""
+    return any(ast.unparse(each).rpartition(".")[2] in PROPERTIES for each in function.decorator_list)
