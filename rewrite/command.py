@@ -31,6 +31,10 @@ def rewrite_files(
     migrate: options.Migrate = False,
     unsafe_fixes: options.UnsafeFixes = False,
     target: options.TargetName = None,
+    model: options.Model = None,
+    root_only: options.RootOnly = False,
+    emit: options.Emit = None,
+    verify: options.Verify = None,
     exit_zero: options.ExitZero = False,
     statistics: options.Statistics = False,
     config: options.Config = None,
@@ -45,19 +49,20 @@ def rewrite_files(
 
     Shows a diff; --write writes. Code that is not understood is left as it is, with the place and the reason. Exits
     with 0 where nothing is to do, 1 where files would change or places were left, 2 for wrong usage, 3 where a file
-    could not be read as Python. No code of yours is run.
+    could not be read as Python. Only --model and --verify run code of yours.
     """
     if explain is not None:
         _explain(explain)
-    named = _checked(paths or [], write=write, check=check)
+    named = _checked(paths or (["."] if model else []), write=write, check=check)
     _check_migration(migrate, rules=bool(rule or rules or root or style), options=unsafe_fixes or target is not None)
+    _check_live(model, named, options=root_only or emit is not None, others=bool(migrate or root or style or add_noqa))
     show = Show(output_format.value, write, check, statistics, quiet, verbose)
     session = Session(
         show, tuple(rule or ()), rules, tuple(root or ()), style, _codes(select), _codes(ignore),
         config, isolated, tuple(extend_exclude or ()), jobs, add_noqa,
-        migrate, unsafe_fixes, target,
+        migrate, unsafe_fixes, target, verify,
     )  # fmt: skip
-    code = _run(session, named, stdin_filename)
+    code = session.on_model(model, named, root_only, emit) if model else _run(session, named, stdin_filename)
     raise typer.Exit(0 if exit_zero else code)
 
 
@@ -69,6 +74,13 @@ def _checked(paths: list[str], *, write: bool, check: bool) -> list[str]:
     if STANDARD_INPUT in paths and len(paths) > 1:
         refuse("- stands alone: standard input is one file")
     return paths
+
+
+def _check_live(model: str | None, paths: Sequence[str], *, options: bool, others: bool) -> None:
+    if options and model is None:
+        refuse("--root-only and --emit are for --model")
+    if model is not None and (others or len(paths) != 1 or not Path(paths[0]).is_dir()):
+        refuse("--model takes rules and one folder, where the files of the model are, and no other way of rewriting")
 
 
 def _check_migration(migrate: bool, *, rules: bool, options: bool) -> None:

@@ -61,6 +61,17 @@ UnsafeFixes = Annotated[
 TargetName = Annotated[
     Target | None, typer.Option("--target", help="With --migrate: write constraints, or torch's parametrizations.")
 ]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="MODULE:CALLABLE is run and builds the model; PATH is the folder of its files."),
+]
+RootOnly = Annotated[bool, typer.Option("--root-only", help="With --model: it is the only one built of its classes.")]
+Emit = Annotated[
+    Path | None, typer.Option("--emit", help="With --model: write a codemod of LibCST that stands alone to this file.")
+]
+Verify = Annotated[
+    str | None, typer.Option("--verify", help="MODULE:CALLABLE is run, before and after, and the models are compared.")
+]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")]
 Statistics = Annotated[bool, typer.Option("--statistics", help="Count codes.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file instead of pyproject.toml.")]

@@ -10,21 +10,20 @@ from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from rewrite.complaints import complaining, refuse
 from rewrite.configuration import Configuration, Rule, RuleTextError, configured, split_rule
 from rewrite.diagnostics import Diagnostic
 from rewrite.discovery import Discovery, MissingPathsError, discover
 from rewrite.outcome import Outcome
-from rewrite.reporting import Show, progress, report
+from rewrite.reporting import FOUND, Show, progress, report
 from rewrite.toml_table import ConfigurationError
 from surgery.rules.errors import RuleError
 
 if TYPE_CHECKING:
     from rewrite.work import Work
     from surgery.rules.ruleset import RuleSet
-
-DONE, FOUND, UNREADABLE = 0, 1, 3
-SHOWN_FROM = 20  # files for which progress is shown
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,22 @@ class Session:
     migrate: bool = False
     unsafe_fixes: bool = False
     target: str | None = None
+    verify: str | None = None
+
+    def on_model(self, model: str, paths: Sequence[str], root_only: bool, emit: Path | None) -> int:
+        """Rewrite the files of a model that is built for it; the exit code."""
+        from rewrite.running_code import emitted, planned, same, shown, written
+
+        pairs = self._pairs(self._configured([Path(paths[0])]))
+        plan = planned(model, pairs, Path(paths[0]), root_only=root_only)
+        if self.verify is not None and not same(self.verify, plan.outcomes, pairs):
+            return FOUND
+        if emit is not None:
+            emitted(plan, emit)
+        outcomes = written(plan) if self.show.write else shown(plan)
+        for text in plan.proposals:
+            typer.echo(text, err=True)
+        return report(self.show, outcomes, [])
 
     def on_files(self, paths: Sequence[Path]) -> int:
         """Rewrite files and folders; the exit code."""
@@ -61,7 +76,12 @@ class Session:
         files = read_files(discovered.files)
         outcomes: list[Outcome] = []
         with _Roots(), progress(self.show, len(files)) as advance:
-            for file, outcome in zip(files, work.outcomes(files, self.jobs or cpu_count() or 1), strict=True):
+            results = work.outcomes(files, self.jobs or cpu_count() or 1)
+            if self.verify is not None:
+                results = iter(compared := list(results))
+                if not self._same(found, compared):
+                    return FOUND
+            for file, outcome in zip(files, results, strict=True):
                 if self.add_noqa:
                     outcome = _silenced(outcome)
                 if (self.show.write or self.add_noqa) and not isinstance(file, Outcome):
@@ -99,9 +119,22 @@ class Session:
         style = self.style or found.style or "auto"
         return Rules(Asked(self._rules(found), self.roots or found.root, style, codes, again=self.show.write))
 
+    def _same(self, found: Configuration, outcomes: Sequence[Outcome]) -> bool:
+        from rewrite.running_code import same
+
+        assert self.verify is not None
+        return same(self.verify, outcomes, self._pairs(found))
+
     def _rules(self, found: Configuration) -> RuleSet:
         from rewrite.rewriting import ruleset
 
+        try:
+            with complaining():
+                return ruleset(self._pairs(found))
+        except RuleError as error:
+            refuse(str(error))
+
+    def _pairs(self, found: Configuration) -> list[Rule]:
         pairs: list[Rule] = []
         for text in self.texts:
             try:
@@ -111,11 +144,7 @@ class Session:
         pairs = pairs or list(found.rules)
         if not pairs:
             refuse("no rules: give -r 'PATTERN=SPEC', --rules FILE, or rules in [tool.computed-surgery]")
-        try:
-            with complaining():
-                return ruleset(pairs)
-        except RuleError as error:
-            refuse(str(error))
+        return pairs
 
 
 class _Roots(AbstractContextManager[None]):
