@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rewrite.builder import Builder, model_only
 from rewrite.child import ChildError, ask
-from rewrite.source_plan import SourcePlan, source_plan
+from rewrite.live_plan import SourcePlan, source_plan
 
 TIMEOUT = 600.0
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from rewrite.evidence import Evidence
 from rewrite.importing import importing
+from rewrite.live_plan import SourcePlan
 from rewrite.outcome import Outcome
 from rewrite.scopes import Scoped
 from rewrite.source import Source
-from rewrite.source_plan import SourcePlan
 
 ENGINE = Path(__file__).with_name("emitted.py")
 HEAD = '''"""{title}

@@ -16,9 +16,9 @@ from rewrite.child import ChildError
 from rewrite.complaints import refuse
 from rewrite.configuration import Rule
 from rewrite.emitting import EmittingError, codemod
+from rewrite.live_plan import SourcePlan
 from rewrite.outcome import Outcome
 from rewrite.running import write
-from rewrite.source_plan import SourcePlan
 from rewrite.verifying import verify
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from rewrite.emitting import EmittingError, codemod
-from rewrite.source_plan import SourcePlan, source_plan
+from rewrite.live_plan import SourcePlan, source_plan
 from surgery.errors import PlanError
 from tests.rewrite.architectures import ARCHITECTURES, modeling_file
 from tests.rewrite.test_live import executed

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 import surgery
+from rewrite.live_plan import SourcePlan, source_plan
 from rewrite.source import Source
-from rewrite.source_plan import SourcePlan, source_plan
 from surgery.errors import PlanError
 from surgery.rules.errors import RuleError
 from tests.rewrite.architectures import ARCHITECTURES, build, modeling_file, outputs
