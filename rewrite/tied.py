@@ -23,7 +23,7 @@ class Tied:
     def __init__(
         self, ties: Iterable[Tie], classes: Classes, sites: Iterable[Site], roots: Mapping[Class, bool]
     ) -> None:
-        self._ties = tuple(ties)
+        self.all = tuple(ties)
         self._classes = classes
         self._sites = tuple(sites)
         self._roots = roots
@@ -31,7 +31,7 @@ class Tied:
 
     def of(self, site: Site, name: str) -> tuple[Tie, ...]:
         """The ties that the tensor ``name`` of ``site`` may be a side of."""
-        if not self._ties:
+        if not self.all:
             return ()
         key = site, name
         if key not in self._known:
@@ -43,7 +43,7 @@ class Tied:
         """For each side whose name is known, what can tell its tensors; one that is not known is every tensor."""
         found: list[tuple[Tie, _Asking]] = []
         made: dict[str | None, _Asking] = {None: _Asking(None, self._classes, self._sites, self._roots)}
-        for tie in self._ties:
+        for tie in self.all:
             for side in tie.sides:
                 text = known_text(side.path)
                 if text not in made:

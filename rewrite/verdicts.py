@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rewrite.analysis import Analysis
@@ -52,14 +53,27 @@ class Judge:
         """What the pattern says of ``tensor``; one that may be missing is never taken in all its instances."""
         if tensor.buffer and not self.pattern.names_leaf:
             return Verdict.NONE
+        own = self._by_name(site, tensor.name, ())
+        if own is Verdict.NONE and not self._matches_a_side:  # then ties make no difference, and need not be asked
+            return Verdict.NONE
         ties = self.tied.of(site, tensor.name)
-        found = self._by_type(site, tensor.name, self._by_name(site, tensor.name, sides(ties)), tied=bool(ties))
+        name = self._by_name(site, tensor.name, sides(ties)) if ties else own
+        found = self._by_type(site, tensor.name, name, tied=bool(ties))
         return Verdict.SOME if found is Verdict.ALL and not tensor.certain else found
+
+    @cached_property
+    def _matches_a_side(self) -> bool:
+        """Whether the pattern may match any side of any tie."""
+        places = sides(self.tied.all)
+        ends = (self.follower.along(self.reached[side.owner], side.path, inside=False) for side in places)
+        return any(self.follower.verdict(end) is not Verdict.NONE for end in ends)
 
     def reaches_tie(self, site: Site, tensor: Tensor) -> Tie | None:
         """The first tie that a tensor may be a side of, where the pattern may match any of its names."""
+        if self.verdict(site, tensor) is Verdict.NONE:
+            return None
         ties = self.tied.of(site, tensor.name)
-        return ties[0] if ties and self.verdict(site, tensor) is not Verdict.NONE else None
+        return ties[0] if ties else None
 
     def may_match_below(self, site: Site) -> bool:
         """Whether the pattern may match something at any depth below what a site makes."""
