@@ -115,4 +115,4 @@ def test_the_benchmark_of_rewriting_tells_files_apart(capsys: pytest.CaptureFixt
     parsing = {file.path: 1.0 for file in files}
     counts = [int(cell) for cell in rewriting.row("*@Linear.weight", files, parsing)[1::2]]
     assert sum(counts) == len(files)
-    assert counts[1] > 0
+    assert sum(counts[1:]) > 0

@@ -91,14 +91,23 @@ def by_tokens(text: str, chance: random.Random) -> str:
 
 
 def mutated(text: str, chance: random.Random) -> str:
-    for _ in range(chance.randint(1, 2)):
+    """A mutation; most often one that is still Python, if one is found among some."""
+    for _ in range(8):
         try:
-            text = chance.choice((by_lines, by_tokens))(text, chance)
+            found = chance.choice((by_lines, by_tokens))(text, chance) or "x = 1\n"
         except (tokenize.TokenError, IndentationError, SyntaxError):
-            text = by_lines(text, chance)
-        if not text:
-            return "x = 1\n"
-    return text
+            continue
+        if chance.random() < 0.1 or is_python(found):
+            return found
+    return by_lines(text, chance) or "x = 1\n"
+
+
+def is_python(text: str) -> bool:
+    try:
+        parsed(text)
+    except UnreadableError:
+        return False
+    return True
 
 
 def outcome(text: str, chance: random.Random) -> str:
@@ -123,8 +132,8 @@ def test_mutated_sources(size: str, evidence: Callable[[str, str], None]):
     texts, chance = seeds(), random.Random(11)
     many = 2000 if size == "full" else 120
     counts = Counter(outcome(mutated(chance.choice(texts), chance), chance) for _ in range(many))
-    assert counts["edit"] > many // 20
-    assert counts["no Python"] > many // 20
+    assert counts["edit"] > many // 5
+    assert 0 < counts["no Python"] < many // 2
     told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     evidence("mutated sources: no crash, no result that is no Python or not settled", f"{many}: {told}")
 
