@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -323,3 +324,35 @@ def test_notes_tell_of_checkpoints_and_of_other_builders(net: Path):
     told = call(net, "-r", "a.fc.weight=spectral", "--root", "Net", "-v").stderr
     assert "net.py:6:1: CS122 a plain checkpoint loaded by Net.from_pretrained would lose weights" in told
     assert "net.py:16:18: CS123 Other builds Block too, which is constrained for Net" in told
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        lambda text: b"\xef\xbb\xbf" + text.encode(),
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: text.replace("\n", "\r\n", 4).encode(),
+        lambda text: text.replace("    ", "\t").encode(),
+        lambda text: text.replace("class", "\fclass").encode(),
+        lambda text: ("# coding: latin-1\n# \xe9\n" + text).encode("latin-1"),
+        lambda text: text.rstrip("\n").encode(),
+        lambda text: text.replace("# learned", "# \u00fcber \u4e16").encode(),
+    ],
+    ids=["mark", "CRLF", "mixed", "tabs", "form feed", "latin-1", "no final newline", "other letters"],
+)
+def test_everything_else_of_a_file_survives(net: Path, shape: Callable[[str], bytes]):
+    """The result is the edit of the file as it is, byte for byte; mode and links stay."""
+    net.write_bytes(shape(NET))
+    net.chmod(0o640)
+    Path("link.py").symlink_to(net)
+    result = call("link.py", *RULE, "-r", "*.scale=positive", "--write")
+    assert result.exit_code == 0, result.stderr
+    assert Path("link.py").is_symlink()
+    assert net.stat().st_mode & 0o777 == 0o640
+    after = net.read_bytes()
+    assert b'constrain(nn.Conv2d(3, 8, 3), weight="spectral")' in after
+    assert b'constrain(self, scale="positive")' in after
+    added = [b"from surgery import constrain", b'constrain(self, scale="positive")']
+    kept = [line for line in re.split(rb"\r\n|\n", after) if line.strip() not in added]
+    unwrapped = [line.replace(b"constrain(nn", b"nn").replace(b', weight="spectral")', b"") for line in kept]
+    assert unwrapped == re.split(rb"\r\n|\n", shape(NET))
