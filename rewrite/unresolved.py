@@ -21,6 +21,7 @@ ANYTHING = frozenset(f"builtins.{name}" for name in ("eval", "getattr", "next", 
 # calls of torch that do
 MODULES_OF_TORCH = ("torch.hub.", "torch.jit.", "torch.load", "torch.nn.")
 NO_MODULES_OF_TORCH = ("torch.nn.functional.", "torch.nn.init.", "torch.nn.utils.rnn.", "torch.nn.attention.")
+BUILDERS = frozenset({"from_config", "_from_config"})
 ENDS_OF_OTHERS = ("Config", "config", "Output", "Cache", "Error", "_size", "_dim", "_dims", "_mask", "_ratio")
 BEGINS_OF_OTHERS = ("is_", "has_", "compute_", "_compute_", "_init", "make_divisible", "logger")
 # methods of numbers, texts, tensors, collections and configurations
@@ -56,7 +57,7 @@ def may_make_modules(file: Scoped, call: ast.Call, full_name: str | None) -> boo
 
 
 def _may_be_called_so(name: str) -> bool:
-    return not (name.endswith(ENDS_OF_OTHERS) or name.startswith(BEGINS_OF_OTHERS) or name in METHODS_OF_OTHERS)
+    return name in BUILDERS or not (name.endswith(ENDS_OF_OTHERS) or name.startswith(BEGINS_OF_OTHERS) or name in METHODS_OF_OTHERS)
 
 
 def _of_unclear_function(file: Scoped, function: ast.expr) -> bool:

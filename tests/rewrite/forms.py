@@ -44,6 +44,11 @@ class Backbone(nn.Module):
 class Config:
     norm_layer = nn.LayerNorm
     size = 2
+
+class Auto:
+    @staticmethod
+    def from_config(size):
+        return Backbone()
 """
 
 
@@ -3487,4 +3492,10 @@ net(
     self.scale: torch.Tensor = nn.Parameter(torch.ones(2))
     """,
     "fc.weight scale",
+)
+
+net(
+    "made by a registry elsewhere",
+    ("self.tower = elsewhere.Auto.from_config(2)", "self.b = nn.Linear(2, 2)"),
+    before="import elsewhere",
 )
