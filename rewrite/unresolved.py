@@ -57,7 +57,8 @@ def may_make_modules(file: Scoped, call: ast.Call, full_name: str | None) -> boo
 
 
 def _may_be_called_so(name: str) -> bool:
-    return name in BUILDERS or not (name.endswith(ENDS_OF_OTHERS) or name.startswith(BEGINS_OF_OTHERS) or name in METHODS_OF_OTHERS)
+    of_others = name.endswith(ENDS_OF_OTHERS) or name.startswith(BEGINS_OF_OTHERS) or name in METHODS_OF_OTHERS
+    return name in BUILDERS or not of_others
 
 
 def _of_unclear_function(file: Scoped, function: ast.expr) -> bool:
