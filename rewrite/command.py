@@ -9,8 +9,8 @@ import typer
 
 import rewrite.options as options
 from rewrite.complaints import refuse
+from rewrite.invocation import Invocation
 from rewrite.reporting import Show
-from rewrite.session import Session
 
 STANDARD_INPUT = "-"
 
@@ -57,12 +57,12 @@ def rewrite_files(
     _check_migration(migrate, rules=bool(rule or rules or root or style), options=unsafe_fixes or target is not None)
     _check_live(model, named, options=root_only or emit is not None, others=bool(migrate or root or style or add_noqa))
     show = Show(output_format.value, write, check, statistics, quiet, verbose)
-    session = Session(
+    invocation = Invocation(
         show, tuple(rule or ()), rules, tuple(root or ()), style, _codes(select), _codes(ignore),
         config, isolated, tuple(extend_exclude or ()), jobs, add_noqa,
         migrate, unsafe_fixes, target, verify,
     )  # fmt: skip
-    code = session.on_model(model, named, root_only, emit) if model else _run(session, named, stdin_filename)
+    code = invocation.on_model(model, named, root_only, emit) if model else _run(invocation, named, stdin_filename)
     raise typer.Exit(0 if exit_zero else code)
 
 
@@ -90,10 +90,10 @@ def _check_migration(migrate: bool, *, rules: bool, options: bool) -> None:
         refuse("--unsafe-fixes and --target are for --migrate")
 
 
-def _run(session: Session, paths: Sequence[str], stdin_filename: str) -> int:
+def _run(invocation: Invocation, paths: Sequence[str], stdin_filename: str) -> int:
     if paths[0] == STANDARD_INPUT:
-        return session.on_standard_input(sys.stdin.buffer.read(), stdin_filename)
-    return session.on_files([Path(path) for path in paths])
+        return invocation.on_standard_input(sys.stdin.buffer.read(), stdin_filename)
+    return invocation.on_files([Path(path) for path in paths])
 
 
 def _codes(text: str) -> tuple[str, ...]:

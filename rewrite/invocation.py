@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Session:
+class Invocation:
     """What was asked for on the command line."""
 
     show: Show
