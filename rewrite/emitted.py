@@ -67,35 +67,33 @@ class Edit(cst.CSTTransformer):
         """How many places were found, with as many equal ones around them as there were when they were planned."""
         return sum(self._counts[key[:-1]] == self._equal[key] for key in self._found)
 
-    def visit_Module(self, node: cst.Module) -> None:  # noqa: D102, N802
+    def visit_Module(self, node: cst.Module) -> None:
         self._note_order(node.body)
 
-    def visit_IndentedBlock(self, node: cst.IndentedBlock) -> None:  # noqa: D102, N802
+    def visit_IndentedBlock(self, node: cst.IndentedBlock) -> None:
         self._note_order(node.body)
 
-    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:  # noqa: D102, N802
+    def visit_SimpleStatementLine(self, node: cst.SimpleStatementLine) -> None:
         self._note_statements(node.body)
 
-    def visit_SimpleStatementSuite(self, node: cst.SimpleStatementSuite) -> None:  # noqa: D102, N802
+    def visit_SimpleStatementSuite(self, node: cst.SimpleStatementSuite) -> None:
         self._note_statements(node.body)
 
-    def visit_FormattedString(self, node: cst.FormattedString) -> bool:  # noqa: D102, N802
+    def visit_FormattedString(self, node: cst.FormattedString) -> bool:
         return False
 
-    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:  # noqa: D102, N802
+    def visit_FunctionDef(self, node: cst.FunctionDef) -> None:
         self._scope.append(node.name.value)
 
-    def leave_FunctionDef(  # noqa: D102, N802
-        self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
-    ) -> cst.FunctionDef:
+    def leave_FunctionDef(self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef) -> cst.FunctionDef:
         self._scope.pop()
         return updated_node
 
-    def visit_ClassDef(self, node: cst.ClassDef) -> None:  # noqa: D102, N802
+    def visit_ClassDef(self, node: cst.ClassDef) -> None:
         self._count(node, "class", f"class {node.name.value}")
         self._scope.append(node.name.value)
 
-    def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:  # noqa: D102, N802
+    def leave_ClassDef(self, original_node: cst.ClassDef, updated_node: cst.ClassDef) -> cst.ClassDef:
         self._scope.pop()
         call = self._asked(original_node)
         if call is None or any(self._code(each.decorator) == call for each in original_node.decorators):
@@ -104,13 +102,13 @@ class Edit(cst.CSTTransformer):
         decorator = cst.Decorator(cst.parse_expression(call))
         return updated_node.with_changes(decorators=[decorator, *updated_node.decorators])
 
-    def visit_Call(self, node: cst.Call) -> None:  # noqa: D102, N802
+    def visit_Call(self, node: cst.Call) -> None:
         if is_call_of(node, self._functions):
             self._around[node.args[0].value] = node.with_changes(lpar=(), rpar=())
         elif ".".join(self._scope) in self._scopes:
             self._count(node, "call", self._plain(node))
 
-    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.BaseExpression:  # noqa: D102, N802
+    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.BaseExpression:
         call = self._asked(original_node, self._code(original_node.with_changes(lpar=(), rpar=())))
         around = self._around.get(original_node)
         if call is None or (around is not None and self._code(around) == call):
@@ -121,7 +119,7 @@ class Edit(cst.CSTTransformer):
         first = empty.args[0].with_changes(value=updated_node.with_changes(lpar=(), rpar=()))
         return empty.with_changes(args=[first, *empty.args[1:]], lpar=updated_node.lpar, rpar=updated_node.rpar)
 
-    def leave_SimpleStatementLine(  # noqa: D102, N802
+    def leave_SimpleStatementLine(
         self, original_node: cst.SimpleStatementLine, updated_node: cst.SimpleStatementLine
     ) -> cst.SimpleStatementLine | cst.FlattenSentinel[cst.BaseStatement]:
         only = original_node.body[0]
@@ -134,7 +132,7 @@ class Edit(cst.CSTTransformer):
         self.changed = True
         return cst.FlattenSentinel([updated_node, cst.SimpleStatementLine([cst.Expr(cst.parse_expression(call))])])
 
-    def leave_SimpleStatementSuite(  # noqa: D102, N802
+    def leave_SimpleStatementSuite(
         self, original_node: cst.SimpleStatementSuite, updated_node: cst.SimpleStatementSuite
     ) -> cst.SimpleStatementSuite:
         return updated_node.with_changes(body=self._joined(original_node.body, updated_node.body))
@@ -190,7 +188,9 @@ class Edit(cst.CSTTransformer):
         if isinstance(node, cst.Call):
             node = node.with_changes(lpar=(), rpar=())
         # LibCST keeps the indentation of a continued line apart
-        return " ".join(self._code(node.visit(_Unwrapping(self._functions))).split())  # type: ignore[arg-type]
+        plain = node.visit(_Unwrapping(self._functions))
+        assert isinstance(plain, cst.CSTNode)
+        return " ".join(self._code(plain).split())
 
     def _code(self, node: cst.CSTNode) -> str:
         return self._tree.code_for_node(node)
@@ -203,7 +203,7 @@ class _Unwrapping(cst.CSTTransformer):
         super().__init__()
         self._functions = functions
 
-    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.BaseExpression:  # noqa: N802
+    def leave_Call(self, original_node: cst.Call, updated_node: cst.Call) -> cst.BaseExpression:
         return updated_node.args[0].value if is_call_of(updated_node, self._functions) else updated_node
 
 

@@ -66,7 +66,9 @@ class SigmaTarget(Described, IteratedConstraint, abc.ABC):
     def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
         """The value for given ``u`` and ``v``."""
         settings = (self.rows, self.target(), self.eps, self.bound is not None)
-        value: Tensor = SigmaScaling.apply(raw, state[0], state[1], *settings)[0]  # type: ignore[no-untyped-call] # torch's
+        value: Tensor = SigmaScaling.apply(  # type: ignore[no-untyped-call] # torch annotates nothing of it
+            raw, state[0], state[1], *settings
+        )[0]
         return value
 
     def scaled(self, raw: Tensor, u: Tensor, v: Tensor) -> Tensor:
