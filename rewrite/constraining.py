@@ -19,12 +19,11 @@ DECORATOR = "constrained"
 
 @dataclass(frozen=True)
 class Edit:
-    """One change: what is inserted, where it is reported, and which function of this package it calls."""
+    """One change: what is inserted, and where it is reported; without a code it is part of another one."""
 
     code: str
     offset: int
     message: str
-    function: str
     insertions: tuple[Insertion, ...]
 
 
@@ -43,7 +42,6 @@ def wrapped(site: Site, specs: Mapping[str, str], function: str) -> Edit:
         "CS100",
         begin,
         f"{WRAPPER}(..., {arguments})",
-        WRAPPER,
         (Insertion(begin, -length, f"{function}("), Insertion(end, length, f", {arguments})")),
     )
 
@@ -59,7 +57,7 @@ def followed(site: Site, spec: str, function: str) -> Edit:
     host = _text(site.file, made.host)
     insertion = _after(site.file, made.statement, f"{function}({host}, {arguments})")
     begin, _ = source.span(site.node)
-    return Edit("CS101", begin, f"{WRAPPER}({host}, {arguments})", WRAPPER, (insertion,))
+    return Edit("CS101", begin, f"{WRAPPER}({host}, {arguments})", (insertion,))
 
 
 def decorated(owner: Class, rules: Sequence[tuple[str, str | None]], reasons: Sequence[str], function: str) -> Edit:
@@ -75,7 +73,7 @@ def decorated(owner: Class, rules: Sequence[tuple[str, str | None]], reasons: Se
     text = f"{indent}@{function}({{{written}}}, strict=False){newline}"
     begin, _ = source.span(owner.node)
     message = "; ".join((f"@{DECORATOR}({{{written}}}, strict=False)", *reasons))
-    return Edit("CS102", begin, message, DECORATOR, (Insertion(at, DECORATOR_LINE, text),))
+    return Edit("CS102", begin, message, (Insertion(at, DECORATOR_LINE, text),))
 
 
 def written_arguments(specs: Mapping[str, str]) -> str:

@@ -67,7 +67,7 @@ def edits_of(wished: Iterable[Wish]) -> Edits:
         for wish in mine:
             found.by_path[path].append(wish.make(names.names[wish.function]))
         if names.insertion is not None:
-            found.by_path[path].append(Edit("", names.insertion.offset, "", "", (names.insertion,)))
+            found.by_path[path].append(Edit("", names.insertion.offset, "", (names.insertion,)))
     return found
 
 

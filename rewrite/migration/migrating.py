@@ -109,9 +109,9 @@ def _outcome(file: Scoped, pragmas: Pragmas, found: Sequence[Finding], imports: 
     said: list[Diagnostic] = []
     for each in found:
         if each.change is not None:
-            edits.append(Edit(each.code, each.offset, each.message, "", each.change.make(names)))
+            edits.append(Edit(each.code, each.offset, each.message, each.change.make(names)))
         elif each.code and how.selected(each.code):
             said.append(Diagnostic(source.path, *source.position(each.offset), each.code, each.message))
     if imports is not None and imports.insertion is not None:
-        edits.append(Edit("", imports.insertion.offset, "", "", (imports.insertion,)))
+        edits.append(Edit("", imports.insertion.offset, "", (imports.insertion,)))
     return outcome_of(source, pragmas, edits, said)
