@@ -24,7 +24,7 @@ import transformers
 from benchmarks.timing import machine, table
 from rewrite.prefilter import Prefilter
 from rewrite.rewriting import ruleset
-from rewrite.running import Asked, Read, together
+from rewrite.running import Asked, Read, alone
 
 RULES = ("*.conv*.weight", "*.query.weight", "*@Linear.weight", "*.{q,v}_proj.weight", "*@{Conv1d,Conv2d}.weight")
 SPEC = "spectral"
@@ -59,8 +59,8 @@ def row(pattern: str, files: list[Read], parsing: dict[str, float]) -> list[str]
         if not prefilter.passes(file.data):
             rejected.append(least(lambda file=file: prefilter.passes(file.data)))
             continue
-        [outcome] = together(asked, [file], find_root=False)
-        seconds = least(lambda file=file: together(asked, [file], find_root=False))
+        outcome = alone(asked, prefilter, file)
+        seconds = least(lambda file=file: alone(asked, prefilter, file))
         kind = "changed" if outcome.changed else "left" if outcome.matched else "no hit"
         spent[kind].append((seconds, parsing[file.path]))
     cells = [f"{len(rejected)}", f"{1e3 * sum(rejected) / len(rejected):.2f} ms" if rejected else "-"]

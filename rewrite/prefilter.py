@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rewrite.occurrences import Occurrences
+from rewrite.source import Source
+from rewrite.wanted import Wanted
 from surgery.rules.pattern import Pattern
 
 # where layers and parameters come from; a file without it makes none
 FRAMEWORK = b"nn"
-# names may be given here that are written nowhere
-DYNAMIC = re.compile(rb"add_module|setattr|register_(?:module|parameter|buffer)|ModuleDict")
-PLAIN = re.compile(r"[\w*?]+")
 
 
 @dataclass(frozen=True)
 class Prefilter:
-    """For each rule the expressions of which a file must have all."""
+    """What files must have that some rules are about, for each rule."""
 
-    asked: tuple[tuple[re.Pattern[bytes], ...], ...]
+    wanted: tuple[Wanted, ...]
 
     @classmethod
     def of(cls, patterns: Iterable[Pattern]) -> Prefilter:
         """What files must have that these patterns are about."""
-        return cls(tuple(tuple(_asked(pattern.text)) for pattern in patterns))
+        return cls(tuple(dict.fromkeys(map(Wanted.of, patterns))))
 
     def passes(self, data: bytes) -> bool:
-        """Whether a file with this text may have something that a rule matches.
+        """Whether a file with these bytes may have something that a rule matches.
 
         >>> conv = Prefilter.of([Pattern.parse("*.conv*.weight")])
         >>> conv.passes(b"self.conv1 = nn.Conv2d(1, 1, 1)"), conv.passes(b"self.fc = nn.Linear(1, 1)  # convert")
         (True, False)
         """
-        return FRAMEWORK in data and any(all(each.search(data) for each in asked) for asked in self.asked)
+        return FRAMEWORK in data and any(
+            (each.name is None or each.name.given.search(data)) and (each.kind is None or each.kind.search(data))
+            for each in self.wanted
+        )
 
+    def passes_as_python(self, source: Source) -> bool:
+        r"""Whether what is written in a file may be what a rule asks for, by where it stands.
 
-def _asked(text: str) -> Iterable[re.Pattern[bytes]]:
-    """What must be written where a name is given: the host's name, if not among dynamic ones, and its type.
+        A name is given where it is stored, not where it is read, spoken of or an argument.
 
-    Where the host's own name is not in the file, its parameter stands in another one's.
-    """
-    if text.startswith("re:"):
-        return
-    host, _, _ = text.rpartition(".")
-    name, _, kind = host.rpartition(".")[2].partition("@")
-    if (word := _word(name)) is not None:
-        given = rb"\.\s*%b\b|[\"'][^\"'\s]*%b|\b%b\s*[=:]" % (word, word, word)
-        yield re.compile(given + rb"|" + DYNAMIC.pattern)
-    if (word := _word(kind)) is not None:
-        yield re.compile(rb"\b%b\b" % word)
-
-
-def _word(text: str) -> bytes | None:
-    """An expression for the identifiers that a part of a pattern matches; None where it asks for too little."""
-    if not PLAIN.fullmatch(text) or not any(char.isalpha() for char in text):
-        return None
-    return text.encode().replace(b"*", rb"\w*").replace(b"?", rb"\w")
+        >>> conv = Prefilter.of([Pattern.parse("*.conv*.weight")])
+        >>> conv.passes_as_python(Source("a.py", "from torch import nn\ny = self.conv1(x)  # and self.conv2"))
+        False
+        """
+        found = Occurrences(source)
+        return any(
+            (wanted.name is None or found.give(wanted.name)) and (wanted.kind is None or found.make(wanted.kind))
+            for wanted in self.wanted
+        )

@@ -55,6 +55,10 @@ class Asked:
     selected: Codes = Codes()
     again: bool = True
 
+    def how(self, *, find_root: bool) -> How:
+        """What is asked of each rewriting."""
+        return How(self.rules, self.roots, self.style, find_root, self.selected)
+
 
 @dataclass(frozen=True)
 class Migration:
@@ -115,8 +119,7 @@ def _together(asked: Asked, files: Sequence[Read], *, find_root: bool) -> list[O
             sources.append((Source.read(each.path, each.data), each.module))
         except UnreadableError as error:
             found[each.path] = _failed(each.path, error.reason, error.line, error.column)
-    how = How(asked.rules, asked.roots, asked.style, find_root, asked.selected)
-    outcomes = rewrite_sources(sources, how, again=asked.again)
+    outcomes = rewrite_sources(sources, asked.how(find_root=find_root), again=asked.again)
     found |= {each.path: each for each in outcomes}
     return [found[each.path] for each in files]
 
@@ -158,7 +161,7 @@ def _alone(asked: Asked, files: Sequence[Read], jobs: int) -> Iterator[Outcome]:
     """Each file by itself; those that no rule can be about are not read as Python."""
     prefilter = Prefilter.of(rule.pattern for rule in asked.rules.rules)
     waiting = [each for each in files if prefilter.passes(each.data)]
-    each_alone: Callable[[Read], Outcome] = partial(_one, asked)
+    each_alone: Callable[[Read], Outcome] = partial(alone, asked, prefilter)
     if jobs > 1 and len(waiting) > 1:
         with ProcessPoolExecutor(min(jobs, len(waiting), os.cpu_count() or 1)) as pool:
             yield from _in_order(files, waiting, pool.map(each_alone, waiting, chunksize=CHUNK))
@@ -172,8 +175,20 @@ def _in_order(files: Sequence[Read], waiting: Sequence[Read], outcomes: Iterator
         yield next(outcomes) if each.path in asked_for else Outcome(each.path, "", "", ())
 
 
-def _one(asked: Asked, file: Read) -> Outcome:
-    return together(asked, [file], find_root=False)[0]
+def alone(asked: Asked, prefilter: Prefilter, file: Read) -> Outcome:
+    """What becomes of one file that is read by itself."""
+    with uncollected():
+        return _alone_uncollected(asked, prefilter, file)
+
+
+def _alone_uncollected(asked: Asked, prefilter: Prefilter, file: Read) -> Outcome:
+    try:
+        source = Source.read(file.path, file.data)
+    except UnreadableError as error:
+        return _failed(file.path, error.reason, error.line, error.column)
+    if not prefilter.passes_as_python(source):
+        return Outcome(file.path, "", "", ())
+    return rewrite_sources([(source, file.module)], asked.how(find_root=False), again=asked.again)[0]
 
 
 def _failed(path: str, reason: str, line: int = 1, column: int = 1) -> Outcome:

@@ -113,7 +113,8 @@ class Writing:
         name = self.name()
         chosen = self.chance.choice(list(self.statements(name, self.module(2))))
         self.lines += chosen.split("\n")
-        self.attributes.append(name)
+        if not chosen.endswith("nn.Parameter(torch.ones(2))"):  # which is neither true nor false
+            self.attributes.append(name)
 
     def statements(self, name: str, made: str) -> Iterator[str]:
         """The ways to store one."""
