@@ -1,11 +1,11 @@
 """What rewriting a source file takes, in units of LibCST's ``parse_module`` on the same file.
 
 The files are the modeling_*.py of transformers. For each rule four kinds are told apart: those that its filter rejects
-by their bytes, those that are read and have nothing that it matches, those that it matches and that are left, with the
+by their bytes, those that pass it and have nothing that it matches, those that it matches and that are left, with the
 reason, and those that are changed. Figures are sums over files: CPU time of one thread, the least of three runs; the
 first kind in milliseconds a file, the others over the time that LibCST takes to parse the same files in the same run.
 The results are read again as Python, as always; what is written is rewritten a second time before, which is not in
-these figures.
+these figures. The last row is of all rules together.
 
 The last lines give files per second of the whole command, with one process and with two.
 """
@@ -15,7 +15,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import libcst
@@ -26,7 +27,10 @@ from rewrite.prefilter import Prefilter
 from rewrite.rewriting import ruleset
 from rewrite.running import Asked, Read, alone
 
-RULES = ("*.conv*.weight", "*.query.weight", "*@Linear.weight", "*.{q,v}_proj.weight", "*@{Conv1d,Conv2d}.weight")
+RULES = (
+    *("*.conv*.weight", "*.query.weight", "*@Linear.weight", "*.{q,v}_proj.weight", "*@{Conv1d,Conv2d}.weight"),
+    "*.out_proj.weight",
+)
 SPEC = "spectral"
 RUNS = 3
 EVERY = 8  # the files are many and much alike
@@ -49,8 +53,25 @@ def sources(every: int) -> list[Read]:
     return [Read(str(file), file.read_bytes(), f"transformers.models.{file.parent.name}.{file.stem}") for file in files]
 
 
-def row(pattern: str, files: list[Read], parsing: dict[str, float]) -> list[str]:
-    """The figures of one rule."""
+@dataclass
+class Figures:
+    """Seconds for the files of each kind: of those that are read, ours and those of LibCST."""
+
+    rejected: list[float]
+    spent: dict[str, list[tuple[float, float]]]
+
+    def row(self, name: str) -> list[str]:
+        """A row of the table."""
+        count = len(self.rejected)
+        cells = [f"{count}", f"{1e3 * sum(self.rejected) / count:.2f} ms" if count else "-"]
+        for times in self.spent.values():
+            ours, theirs = (sum(each) for each in zip(*times, strict=True)) if times else (0.0, 0.0)
+            cells += [f"{len(times)}", f"{ours / theirs:.2f}" if theirs else "-"]
+        return [name, *cells]
+
+
+def figures(pattern: str, files: list[Read], parsing: dict[str, float]) -> Figures:
+    """Those of one rule."""
     asked = Asked(ruleset({pattern: SPEC}), again=False)
     prefilter = Prefilter.of(rule.pattern for rule in asked.rules.rules)
     rejected: list[float] = []
@@ -63,11 +84,15 @@ def row(pattern: str, files: list[Read], parsing: dict[str, float]) -> list[str]
         seconds = least(lambda file=file: alone(asked, prefilter, file))
         kind = "changed" if outcome.changed else "left" if outcome.matched else "no hit"
         spent[kind].append((seconds, parsing[file.path]))
-    cells = [f"{len(rejected)}", f"{1e3 * sum(rejected) / len(rejected):.2f} ms" if rejected else "-"]
-    for times in spent.values():
-        ours, theirs = (sum(each) for each in zip(*times, strict=True)) if times else (0.0, 0.0)
-        cells += [f"{len(times)}", f"{ours / theirs:.2f}" if theirs else "-"]
-    return [f"`{pattern}`", *cells]
+    return Figures(rejected, spent)
+
+
+def together(every: Iterable[Figures]) -> Figures:
+    """Those of all rules."""
+    every = list(every)
+    kinds = every[0].spent
+    rejected = [each for figures in every for each in figures.rejected]
+    return Figures(rejected, {kind: [each for figures in every for each in figures.spent[kind]] for kind in kinds})
 
 
 def files_per_second(jobs: int) -> str:
@@ -82,15 +107,17 @@ def files_per_second(jobs: int) -> str:
     return f"{len(list(folder.rglob('*.py'))) / seconds:.0f} files/s"
 
 
-def main(every: int = EVERY) -> None:
+def main(each_so_many: int = EVERY) -> None:
     """Print the figures."""
-    files = sources(every)
+    files = sources(each_so_many)
     size = sum(len(file.data) for file in files) // len(files) // 1000
     print(f"{machine()}, 1 thread; {len(files)} files of {size} kB on average.\n")
     parsing = {file.path: least(lambda file=file: libcst.parse_module(file.data)) for file in files}
     head = ["rule", "rejected", "each", "no hit", "x parse", "left", "x parse", "changed", "x parse"]
-    print(table(head, [row(pattern, files, parsing) for pattern in RULES]))
-    if every == EVERY:
+    every = {pattern: figures(pattern, files, parsing) for pattern in RULES}
+    rows = [each.row(f"`{pattern}`") for pattern, each in every.items()]
+    print(table(head, [*rows, together(every.values()).row("all of them")]))
+    if each_so_many == EVERY:
         print(f"\nthe whole of `transformers/models`: {files_per_second(1)}, with `-j 2` {files_per_second(2)}")
 
 

@@ -113,6 +113,6 @@ def test_the_benchmark_of_rewriting_tells_files_apart(capsys: pytest.CaptureFixt
 
     files = rewriting.sources(160)
     parsing = {file.path: 1.0 for file in files}
-    counts = [int(cell) for cell in rewriting.row("*@Linear.weight", files, parsing)[1::2]]
+    counts = [int(cell) for cell in rewriting.figures("*@Linear.weight", files, parsing).row("it")[1::2]]
     assert sum(counts) == len(files)
     assert sum(counts[1:]) > 0
