@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import reduce
+from types import MappingProxyType
 from typing import Any, Final
 
 
@@ -91,3 +92,21 @@ def parameters_of(signature: str) -> tuple[Parameter, ...]:
             for argument, node in bound
         ),
     )
+
+
+def entry(
+    home: str,
+    call: str,
+    summary: str,
+    misnomers: Mapping[str, str] = MappingProxyType({}),
+    also_called: tuple[str, ...] = (),
+) -> Entry:
+    """A built-in constraint: ``module:Class`` below `computed.constraints`, and how a spec calls it.
+
+    >>> entry("elementwise:Positive", "positive()", "every entry above zero").target
+    'computed.constraints.elementwise:Positive'
+    """
+    module, qualname = home.split(":")
+    name, signature = call.removesuffix(")").split("(", 1)
+    home_module = f"computed.constraints.{module}"
+    return Entry(name, home_module, qualname, parameters_of(signature), summary, dict(misnomers), also_called)

@@ -52,7 +52,7 @@ def lookup(name: str) -> Entry:
         )
     other_names = {other: entry.name for entry in table.values() for other in entry.also_called}
     misses = near_misses(name, table, other_names)
-    known = f"known are {', '.join(sorted(table))}"
+    known = "computed.catalogue() lists all" if misses else f"known are {', '.join(sorted(table))}"
     raise UnknownConstraintError(f"unknown constraint {name!r}{did_you_mean(misses)} ({known})")
 
 

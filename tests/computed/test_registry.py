@@ -91,13 +91,13 @@ def test_the_catalogue_cannot_be_changed():
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("spectrall", "unknown constraint 'spectrall', did you mean 'spectral'? (known are greater_than, interval, "),
+        ("spectrall", "unknown constraint 'spectrall', did you mean 'spectral'? (computed.catalogue() lists all)"),
         ("Spectral", "unknown constraint 'Spectral', did you mean 'spectral'?"),
         ("spectral_norm", "unknown constraint 'spectral_norm', did you mean 'spectral'"),
         ("SN", "unknown constraint 'SN', did you mean 'spectral'?"),
         ("softplus", "unknown constraint 'softplus', did you mean 'positive'?"),
         ("clamp", "unknown constraint 'clamp', did you mean 'interval'?"),
-        ("qqq", "unknown constraint 'qqq' (known are "),
+        ("qqq", "unknown constraint 'qqq' (known are affine, almost_orthogonal, "),
         ("none", "'none' is a spec of its own, not a constraint: it stands alone and without arguments"),
         ("frozen", "'frozen' is a spec of its own"),
     ],

@@ -21,6 +21,7 @@ import surgery
 from computed.constraints.conversions import function
 from computed.constraints.orthogonal import Orthogonal
 from computed.registry import catalogue
+from tests.surgery.catalogue import SPEC_OF
 from tests.surgery.models import SPECS, SQUARE_SPECS
 
 ROOT = Path(__file__).parents[2]
@@ -112,24 +113,24 @@ FOREIGN = {
     "module": Orthogonal(),
     "transform": ExpTransform(),
     "function": function(torch.exp, torch.log),
-    "torch's orthogonal": lambda site: parametrizations.orthogonal(nn.Linear(4, 4)).parametrizations.weight[0],
-    "torch's spectral": lambda site: parametrizations.spectral_norm(nn.Linear(4, 4)).parametrizations.weight[0],
+    "torch's orthogonal": lambda site: parametrizations.orthogonal(nn.Linear(6, 6)).parametrizations.weight[0],
+    "torch's spectral": lambda site: parametrizations.spectral_norm(nn.Linear(6, 6)).parametrizations.weight[0],
 }
 QUIET = {name: spec for name, spec in FOREIGN.items() if not name.startswith("torch's")}
-EVERY_SPEC = {**{spec: spec for spec in (*SPECS, *SQUARE_SPECS)}, **QUIET}
+EVERY_SPEC = {**{spec: spec for spec in (*SPECS, *SQUARE_SPECS, *SPEC_OF.values())}, **QUIET}
 
 
 def test_every_constraint_is_among_the_specs():
-    assert {name for name in catalogue() if not any(name in spec for spec in (*SPECS, *SQUARE_SPECS))} == set()
+    assert set(catalogue()) == set(SPEC_OF)
 
 
 def applied(spec: object) -> nn.Module:
-    return surgery.apply_constraints(nn.Linear(4, 4), {"weight": spec})
+    return surgery.apply_constraints(nn.Linear(6, 6), {"weight": spec})
 
 
 @pytest.mark.parametrize("spec", EVERY_SPEC.values(), ids=EVERY_SPEC)
 def test_nothing_draws_from_a_global_generator(spec: object):
-    model, source, batch = nn.Linear(4, 4), nn.Linear(4, 4), torch.randn(3, 4)
+    model, source, batch = nn.Linear(6, 6), nn.Linear(6, 6), torch.randn(3, 6)
     with torch.no_grad():
         model.weight.abs_().add_(0.1)
         source.weight.abs_().add_(0.1)
@@ -160,7 +161,7 @@ def test_nothing_draws_from_a_global_generator(spec: object):
 
 @pytest.mark.parametrize("name", ["torch's orthogonal", "torch's spectral"])
 def test_foreign_modules_that_draw_do_so_where_they_are_made_only(name: str):
-    model, batch = nn.Linear(4, 4), torch.randn(3, 4)
+    model, batch = nn.Linear(6, 6), torch.randn(3, 6)
     module = FOREIGN[name](None)
     before = states()
     surgery.apply_constraints(model, {"weight": module})
@@ -171,9 +172,9 @@ def test_foreign_modules_that_draw_do_so_where_they_are_made_only(name: str):
 
 
 def adapter(seed: int, drawn: int, spec: str) -> torch.Tensor:
-    model = nn.Linear(4, 4)
+    model = nn.Linear(6, 6)
     with torch.no_grad():
-        model.weight.copy_(torch.arange(16.0).view(4, 4))
+        model.weight.copy_(torch.arange(36.0).view(6, 6))
     torch.manual_seed(seed)
     torch.rand(drawn)
     return surgery.apply_constraints(model, {"weight": spec}).weight.raws["A"].detach()
@@ -190,6 +191,6 @@ def test_adapters_depend_on_the_seed_and_not_on_what_was_drawn():
 def test_rules_are_not_changed(act: Callable[..., object]):
     rules = {"weight": Orthogonal(), "bias": "frozen"}
     kept = dict(rules)
-    act(nn.Linear(4, 4), rules)
+    act(nn.Linear(6, 6), rules)
     assert rules == kept
     assert list(rules) == list(kept)

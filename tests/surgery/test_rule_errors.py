@@ -62,7 +62,7 @@ ALL_WRONG: Rules = {
 def test_one_error_tells_everything_that_is_wrong():
     problems = problems_of(Mixed(), ALL_WRONG)
     expected = [
-        r"^rule 'fc\.weight': 'spectrall': unknown constraint 'spectrall', did you mean 'spectral'\? \(known are ",
+        r"^rule 'fc\.weight': 'spectrall': unknown constraint 'spectrall', did you mean 'spectral'\? \(computed\.",
         r"^rule 'fc\.bias': 'interval\(low=1\)': .*interval needs high; it is called as interval\(low, high\)",
         r"^rule 'fc\.\.weight': 'spectral': column 4 of the pattern: a name is empty; write a name or",
         r"^rule '\*\.weight@F\.linear': 'spectral': @F\.linear is an operation, which only a graph knows, and",

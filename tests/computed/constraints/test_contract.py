@@ -14,13 +14,45 @@ from torch.distributions import ExpTransform, TanhTransform
 
 from computed.constraint import FORBIDDEN_IN_CLASS_NAMES, Constraint, IteratedConstraint
 from computed.constraints.adapters import LoRA
+from computed.constraints.affine import Affine, EqualizedRate
+from computed.constraints.block_diagonal import BlockDiagonal
+from computed.constraints.bounded import Bounded
+from computed.constraints.cholesky import Cholesky
 from computed.constraints.conversions import TransformConstraint, function
+from computed.constraints.correlation import Correlation
+from computed.constraints.definite import PositiveDefinite, PositiveSemidefinite
+from computed.constraints.dora import DoRA
 from computed.constraints.elementwise import GreaterThan, Interval, Positive
+from computed.constraints.exponential import Exponential
+from computed.constraints.few_levels import Binary, Ternary
+from computed.constraints.gains import IA3
+from computed.constraints.kronecker import Kronecker
+from computed.constraints.learned_step import LearnedStep
+from computed.constraints.less_than import LessThan
+from computed.constraints.low_rank import LowRank
+from computed.constraints.masks import Mask, SparsePattern
+from computed.constraints.max_scale import MaxScale, ScaleRange
+from computed.constraints.monotone import Monotone
+from computed.constraints.nonnegative import NonNegative
 from computed.constraints.norms import UnitScale, WeightScale
 from computed.constraints.operator_norm import OperatorScale
+from computed.constraints.ordered import Ordered
 from computed.constraints.orthogonal import Orthogonal
+from computed.constraints.powerprop import PowerPropagation
+from computed.constraints.products import LoHa, LoKr
+from computed.constraints.quantised import FakeQuant
+from computed.constraints.reflections import HRA
+from computed.constraints.rotations import BOFT, OFT
+from computed.constraints.simplex import DoublyStochastic, Simplex
+from computed.constraints.singular_values import AlmostOrthogonal, Polar, SingularClip
+from computed.constraints.soft_threshold import SoftThreshold
 from computed.constraints.spectral import Spectral
+from computed.constraints.sphere import Frobenius, Sphere
+from computed.constraints.standardized import Centred, ScaledStandardized, Standardized
+from computed.constraints.strengths import DeLoRA, VeRA
 from computed.constraints.structure import Skew, Symmetric
+from computed.constraints.toeplitz import Circulant, Toeplitz
+from computed.constraints.triangular import LowerTriangular, UpperTriangular
 from computed.errors import ConstraintRefusedError
 from computed.parameter import ComputedParameter
 from computed.registry import REQUIRED, catalogue, lookup
@@ -50,6 +82,73 @@ CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
     "symmetric": Symmetric,
     "skew": Skew,
     "lora": lambda: LoRA(2, alpha=4, seed=1),
+    "less_than": lambda: LessThan(1.0),
+    "nonnegative": NonNegative,
+    "nonnegative, relu": lambda: NonNegative(map="relu"),
+    "nonnegative, square": lambda: NonNegative(map="square"),
+    "exp": Exponential,
+    "bounded": lambda: Bounded(2.0),
+    "bounded, sin": lambda: Bounded(0.3, map="sin"),
+    "bounded, clamp": lambda: Bounded(0.1, map="clamp"),
+    "monotone": Monotone,
+    "monotone, falling": lambda: Monotone(-1),
+    "monotone, signs": lambda: Monotone([1, -1, 0, 1, -1, 0]),
+    "ordered": Ordered,
+    "ordered, first": lambda: Ordered(0),
+    "powerprop": PowerPropagation,
+    "affine": lambda: Affine(0.5, shift=2.0),
+    "equalized_lr": lambda: EqualizedRate(1.5),
+    "max_norm": lambda: MaxScale(1.5),
+    "max_norm, whole": lambda: MaxScale(1.5, dim=None),
+    "min_max_norm": lambda: ScaleRange(0.5, 1.5),
+    "min_max_norm, columns": lambda: ScaleRange(0.5, 1.5, dim=-1),
+    "sphere": lambda: Sphere(3.0),
+    "frobenius": Frobenius,
+    "centred": Centred,
+    "centred, whole": lambda: Centred(None),
+    "weight_standardization": Standardized,
+    "weight_standardization, columns": lambda: Standardized(-1),
+    "scaled_weight_standardization": ScaledStandardized,
+    "lower_triangular": LowerTriangular,
+    "upper_triangular": lambda: UpperTriangular(1),
+    "psd": PositiveSemidefinite,
+    "positive_definite": lambda: PositiveDefinite(0.1),
+    "cholesky": Cholesky,
+    "correlation": Correlation,
+    "simplex": Simplex,
+    "simplex, first": lambda: Simplex(0),
+    "doubly_stochastic": DoublyStochastic,
+    "toeplitz": Toeplitz,
+    "circulant": Circulant,
+    "block_diagonal": lambda: BlockDiagonal(1),
+    "block_diagonal, three": lambda: BlockDiagonal(3),
+    "kronecker": lambda: Kronecker(1, 1),
+    "kronecker, columns": lambda: Kronecker(1, 3),
+    "low_rank": lambda: LowRank(2),
+    "singular_clip": SingularClip,
+    "almost_orthogonal": lambda: AlmostOrthogonal(0.25),
+    "bjorck": Polar,
+    "mask": lambda: Mask(0.5),
+    "mask, rows": lambda: Mask(0.4, dim=0),
+    "n_m": lambda: SparsePattern(1, 3),
+    "soft_threshold": lambda: SoftThreshold(0.3),
+    "fake_quant": lambda: FakeQuant(4),
+    "fake_quant, whole, mse": lambda: FakeQuant(8, dim=None, scale="mse"),
+    "fake_quant, groups": lambda: FakeQuant(4, group=3),
+    "lsq": lambda: LearnedStep(4),
+    "binary": Binary,
+    "binary, whole": lambda: Binary(None),
+    "ternary": Ternary,
+    "dora": lambda: DoRA(2, seed=1),
+    "loha": lambda: LoHa(2, alpha=4, seed=1),
+    "lokr": lambda: LoKr(2, factor=3, seed=1),
+    "vera": lambda: VeRA(2, seed=1),
+    "delora": lambda: DeLoRA(2, seed=1),
+    "oft": lambda: OFT(3),
+    "boft": lambda: BOFT(3, factors=2),
+    "hra": lambda: HRA(2, seed=1),
+    "ia3": IA3,
+    "ia3, inputs": lambda: IA3(inputs=True),
     "function": lambda: function(torch.tanh),
     "function, inverse": lambda: function(torch.neg, torch.neg),
     "transform": lambda: TransformConstraint(TanhTransform()),
@@ -65,7 +164,29 @@ EDGE = {
     "greater_than, negative": 1.0,
     "interval": 1.0,
     "interval, far from zero": 1.0,
+    "less_than": 1.0,
+    "exp": 0.0,
 }
+# the raws are found by a decomposition, or a sum of many entries
+DECOMPOSED = ("psd", "positive_definite", "correlation", "low_rank", "kronecker", "singular_clip", "almost_orthogonal")
+DECOMPOSED += ("bjorck", "weight_standardization")
+# what no evaluation moves
+OWN_STATE = {"orthogonal", "mask", "mask, rows", "n_m"}
+# rounding has no derivative, and these have another one in its place, which tests of their own are about
+STRAIGHT_THROUGH = {name for name in CONSTRAINTS if name.startswith(("fake_quant", "lsq", "binary", "ternary", "dora"))}
+# every tensor is in the set
+EVERYTHING = (
+    "function",
+    "weight_norm",
+    "powerprop",
+    "affine",
+    "equalized_lr",
+    "soft_threshold",
+    "lora",
+    "dora",
+    "loha",
+)
+EVERYTHING += ("lokr", "vera", "delora", "oft", "boft", "hra", "ia3")
 STRICT = [name for name in CONSTRAINTS if name not in WITHOUT_SPEC]
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -162,7 +283,7 @@ def test_keeps_a_value_that_is_inside(name, dtype):
         kept = make(name, inside).detach()
         exact = inside.double()
         error = (kept.double() - exact).abs()
-        if name.startswith(("positive", "greater", "interval")):
+        if name in EDGE:
             # a raw of softplus or sigmoid is the logarithm of a distance, and its rounding is relative to that
             allowed = (
                 eps
@@ -170,7 +291,8 @@ def test_keeps_a_value_that_is_inside(name, dtype):
                 * exact.abs().clamp_min(EDGE[name])
             )
         else:
-            allowed = 4 * eps * exact.abs().amax()
+            allowed = (64 if name.split(",")[0] in DECOMPOSED else 4) * eps * exact.abs().amax()
+            allowed += eps * torch.finfo(dtype).tiny  # the distance of numbers near zero
         assert (error <= allowed).all(), (what, error.amax())
 
 
@@ -213,7 +335,7 @@ def test_takes_a_weight_without_entries_or_says_why_not(name, shape):
 @pytest.mark.parametrize("name", STRICT)
 def test_is_inside_for_any_raws(name):
     for scale in (0.0, 1e-3, 1.0, 30.0, 1e4):
-        parameter = make(name, torch.randn(5, 5)).eval()
+        parameter = make(name, torch.randn(6, 6)).eval()
         with torch.no_grad():
             for raw in parameter.raws.values():
                 raw.copy_(scale * torch.randn(raw.shape))
@@ -229,6 +351,8 @@ def test_derivatives_of_first_and_second_order(name, shape):
     value = torch.randn(shape, dtype=torch.float64)
     if not takes(name, value):
         pytest.skip("it does not take this shape")
+    if name in STRAIGHT_THROUGH:
+        pytest.skip("its derivative is stated, not that of its value: test_straight_through.py")
     parameter = make(name, value)
     constraint = only(parameter)
     raws = tuple(raw.detach() + 0.1 * torch.randn(raw.shape) for raw in parameter.raws.values())
@@ -246,7 +370,7 @@ def test_derivatives_of_first_and_second_order(name, shape):
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_evaluates_under_vmap(name):
-    parameters = [make(name, torch.randn(5, 5)).eval() for _ in range(3)]
+    parameters = [make(name, torch.randn(6, 6)).eval() for _ in range(3)]
     constraint = only(parameters[0])
     raws = [torch.stack(each) for each in zip(*(list(p.raws.values()) for p in parameters), strict=True)]
 
@@ -259,7 +383,7 @@ def test_evaluates_under_vmap(name):
     if isinstance(constraint, IteratedConstraint):
         states = [only(p).settled_state(p.raws["raw"]) for p in parameters]
         state = tuple(torch.stack(each) for each in zip(*states, strict=True))
-        if name != "orthogonal":  # its state is its own, the same for all
+        if name not in OWN_STATE:  # the same for all
             for found, expected in zip(torch.vmap(constraint.settled_state)(raws[0]), state, strict=True):
                 torch.testing.assert_close(found.abs(), expected.abs(), rtol=0, atol=1e-5)
     found = torch.vmap(value_of)(state, *raws)
@@ -269,9 +393,9 @@ def test_evaluates_under_vmap(name):
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_differentiates_under_transforms(name):
-    parameter = make(name, 0.3 + torch.rand(4, 4))
+    parameter = make(name, 0.3 + torch.rand(6, 6))
     raws = {role: raw.detach().clone() for role, raw in parameter.named_parameters()}
-    inputs = torch.randn(3, 4)
+    inputs = torch.randn(3, 6)
 
     def loss(raws: dict[str, Tensor], x: Tensor) -> Tensor:
         return (torch.func.functional_call(parameter, raws, ()) @ x).square().sum()
@@ -288,7 +412,7 @@ def test_differentiates_under_transforms(name):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_scripts_to_the_same_bits(name, training):
-    for value in (torch.randn(5, 5), torch.randn(4, 3, 2, 2)):
+    for value in (torch.randn(6, 6), torch.randn(4, 3, 2, 2)):
         if not takes(name, value):
             continue
         parameter = make(name, value).train(training)
@@ -316,22 +440,23 @@ def test_raws_have_the_shapes_that_are_stated(name):
     for what, value in everything(name, torch.float32):
         parameter = make(name, value)
         shapes = only(parameter).raw_shapes(value.shape)
+        assert all(raw.is_contiguous() for raw in parameter.raws.values()), what  # some optimizers flatten views
         assert shapes == tuple(raw.shape for raw in parameter.raws.values()), what
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_is_applied_without_data(name):
-    parameter = make(name, torch.empty(5, 5, device="meta"))
-    real = make(name, torch.randn(5, 5))
+    parameter = make(name, torch.empty(6, 6, device="meta"))
+    real = make(name, torch.randn(6, 6))
     assert parameter.is_meta
-    assert parameter.shape == (5, 5)
+    assert parameter.shape == (6, 6)
     entries = {key: tensor.shape for key, tensor in parameter.state_dict().items()}
     assert entries == {key: tensor.shape for key, tensor in real.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_copies_and_pickles(name):
-    parameter = make(name, torch.randn(5, 5)).eval()
+    parameter = make(name, torch.randn(6, 6)).eval()
     for again in (copy.deepcopy(parameter), pickle.loads(pickle.dumps(parameter))):
         assert repr(again) == repr(parameter)
         assert torch.equal(again.detach(), parameter.detach())
@@ -341,7 +466,7 @@ def test_copies_and_pickles(name):
 @pytest.mark.parametrize("convolution", [False, True])
 @pytest.mark.parametrize("name", STRICT)
 def test_spec_makes_an_equal_constraint(name, convolution):
-    value = torch.randn(4, 3, 2, 2) if convolution else torch.randn(5, 5)
+    value = torch.randn(4, 3, 2, 2) if convolution else torch.randn(6, 6)
     if not takes(name, value):
         pytest.skip("it does not take this shape")
     constraint = only(make(name, value))
@@ -369,11 +494,11 @@ def test_catalogue_states_the_signature_of_the_class(name):
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_reading_writes_nothing_and_a_step_commits_once(name):
-    parameter = make(name, torch.randn(5, 5))
+    parameter = make(name, torch.randn(6, 6))
     before = {key: tensor.clone() for key, tensor in parameter.state_dict().items()}
     buffers = [buffer.clone() for buffer in parameter.buffers()]
     for _ in range(10):
-        (parameter @ torch.ones(5)).sum()
+        (parameter @ torch.ones(6)).sum()
         str(parameter)
     assert all(torch.equal(tensor, before[key]) for key, tensor in parameter.state_dict().items())
     assert all(map(torch.equal, parameter.buffers(), buffers))
@@ -389,7 +514,7 @@ def test_reading_writes_nothing_and_a_step_commits_once(name):
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_casts_of_the_model_leave_state_in_float32_and_the_value_inside(name):
     host = nn.Module()
-    host.weight = make(name, torch.randn(5, 5))
+    host.weight = make(name, torch.randn(6, 6))
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         cast = copy.deepcopy(host).to(dtype)
         parameter = cast.weight
@@ -402,7 +527,7 @@ def test_casts_of_the_model_leave_state_in_float32_and_the_value_inside(name):
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_making_one_leaves_the_random_state(name):
-    value = torch.randn(5, 5)
+    value = torch.randn(6, 6)
     before = torch.get_rng_state()
     parameter = make(name, value)
     parameter.train()(), parameter.eval()()
@@ -411,8 +536,8 @@ def test_making_one_leaves_the_random_state(name):
 
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_gradients_reach_every_trained_raw(name):
-    parameter = make(name, 0.3 + 0.1 * torch.randn(5, 5))
-    (parameter * torch.randn(5, 5)).sum().backward()
+    parameter = make(name, 0.3 + 0.1 * torch.randn(6, 6))
+    (parameter * torch.randn(6, 6)).sum().backward()
     roles = only(parameter).roles
     for role, raw in zip(roles, parameter.raws.values(), strict=True):
         assert (raw.grad is not None) is role.trained
@@ -422,7 +547,7 @@ def test_gradients_reach_every_trained_raw(name):
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_violation_tells_what_is_outside(name):
     """A value that is no number is outside of every set that is not everything."""
-    constraint = only(make(name, torch.randn(5, 5)))
-    broken = torch.full((5, 5), torch.nan)
-    everything_is_inside = name.startswith(("lora", "weight_norm")) or name == "function"
+    constraint = only(make(name, torch.randn(6, 6)))
+    broken = torch.full((6, 6), torch.nan)
+    everything_is_inside = name.split(",")[0] in EVERYTHING and name != "function, inverse"
     assert (constraint.violation(broken, ()) > 0) is not everything_is_inside

@@ -1,0 +1,1 @@
+"""The built-in constraints as tables, a family a file; `computed.table` joins them."""
