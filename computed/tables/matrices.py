@@ -64,4 +64,25 @@ ENTRIES: tuple[Entry, ...] = (
         "the orthonormal factor that is nearest to the raw",
         also_called=("polar", "newton_schulz"),
     ),
+    entry(
+        "tucker:Tucker",
+        "tucker(rank)",
+        "a core between two matrices",
+        {"ranks": "rank", "share": "rank"},
+        ("tucker2", "hosvd"),
+    ),
+    entry(
+        "polyadic:Polyadic",
+        "cp(rank)",
+        "a sum of products of vectors",
+        {"ranks": "rank", "share": "rank"},
+        ("parafac", "candecomp", "polyadic"),
+    ),
+    entry(
+        "tensor_train:TensorTrain",
+        "tensor_train(rank)",
+        "a train of four cores, for two-dimensional convolutions",
+        {"ranks": "rank", "share": "rank"},
+        ("tt",),
+    ),
 )

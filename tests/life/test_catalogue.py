@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import surgery
 from computed.constraint import Constraint, IteratedConstraint
 from computed.registry import catalogue
-from tests.surgery.catalogue import SPEC_OF
+from tests.surgery.catalogue import CONVOLUTIONAL, SPEC_OF
 
 STEPS = {"small": 20, "full": 200}
 Closure = Callable[[], Tensor]
@@ -27,13 +27,20 @@ OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
 }
 
 
-def net() -> nn.Sequential:
-    """Two square layers, whose weights have entries of both signs and of moderate size."""
+def net(name: str) -> nn.Sequential:
+    """Two square layers, or convolutions, whose weights have entries of both signs and of moderate size."""
+    if name in CONVOLUTIONAL:
+        first, second = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        return nn.Sequential(first, nn.Tanh(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))
 
 
+def batch_for(name: str, count: int) -> Tensor:
+    return torch.randn(count, 6, 4, 4) if name in CONVOLUTIONAL else torch.randn(count, 6)
+
+
 def applied(name: str) -> nn.Sequential:
-    return surgery.apply_constraints(net(), {"*.weight": SPEC_OF[name]})
+    return surgery.apply_constraints(net(name), {"*.weight": SPEC_OF[name]})
 
 
 def bits(model: nn.Module) -> dict[str, bytes]:
@@ -52,7 +59,7 @@ def test_every_constraint_is_asked():
 
 @pytest.mark.parametrize("name", SPEC_OF)
 def test_undo_gives_the_model_back(name):
-    model = net()
+    model = net(name)
     before, objects = bits(model), list(model.parameters())
     surgery.apply_constraints(model, {"*.weight": SPEC_OF[name]})
     assert surgery.check(model.eval()).ok
@@ -63,7 +70,7 @@ def test_undo_gives_the_model_back(name):
 
 @pytest.mark.parametrize("name", SPEC_OF)
 def test_copies_and_checkpoints_give_the_same_outputs(name):
-    model, x = applied(name).eval(), torch.randn(4, 6)
+    model, x = applied(name).eval(), batch_for(name, 4)
     expected = model(x)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
@@ -78,7 +85,7 @@ def test_copies_and_checkpoints_give_the_same_outputs(name):
 @pytest.mark.parametrize("name", SPEC_OF)
 def test_a_plain_checkpoint_is_projected(name):
     torch.default_generator.manual_seed(1)
-    plain = net()
+    plain = net(name)
     model = applied(name)
     model.load_state_dict(plain.state_dict())
     twin = surgery.apply_constraints(copy.deepcopy(plain), {"*.weight": SPEC_OF[name]})
@@ -87,7 +94,7 @@ def test_a_plain_checkpoint_is_projected(name):
 
 @pytest.mark.parametrize("name", SPEC_OF)
 def test_bake_holds_the_values_of_eval(name):
-    model, x = applied(name), torch.randn(4, 6)
+    model, x = applied(name), batch_for(name, 4)
     expected = model.eval()(x)
     exact = not factored(model)
     baked = surgery.bake(model)
@@ -106,7 +113,7 @@ def test_no_step_of_an_optimizer_leaves_the_set(name, optimizer, size):
         if any(raw.dim() != 2 for raw in raws):
             pytest.skip("Muon takes matrices, and a raw of this constraint is none")
     made = OPTIMIZERS[optimizer](raws)
-    batch, target = torch.randn(16, 6), torch.randn(16, 6)
+    batch, target = batch_for(name, 16), torch.randn(16, 6)
 
     def closure() -> Tensor:
         made.zero_grad()
@@ -126,7 +133,7 @@ def test_no_step_of_an_optimizer_leaves_the_set(name, optimizer, size):
 @pytest.mark.parametrize("name", SPEC_OF)
 def test_one_value_a_step_whatever_the_reads(name):
     """Held: a second forward, a print and a state dict evaluate nothing."""
-    model, x = applied(name), torch.randn(4, 6)
+    model, x = applied(name), batch_for(name, 4)
     model(x)
     parameter = model[0].weight
     first = parameter.detach()

@@ -1,4 +1,4 @@
-"""A spec for each constraint of the catalogue, such as a square layer of six takes."""
+"""A spec for each constraint of the catalogue, such as a square layer of six takes, or a convolution 6 to 6, 3 by 3."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ ARGUMENTS: dict[str, str | None] = {
     "operator_norm": None,
     "orthogonal": None,
     "low_rank": "2",
+    "tucker": "2",
+    "cp": "3",
+    "tensor_train": "2",
     "singular_clip": "0.5",
     "almost_orthogonal": "0.25",
     "bjorck": None,
@@ -64,4 +67,5 @@ ARGUMENTS: dict[str, str | None] = {
     "hra": "2",
     "ia3": None,
 }
+CONVOLUTIONAL = {"tensor_train"}  # takes no matrix
 SPEC_OF = {name: name if given is None else f"{name}({given})" for name, given in ARGUMENTS.items()}

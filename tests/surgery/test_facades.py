@@ -21,7 +21,7 @@ import surgery
 from computed.constraints.conversions import function
 from computed.constraints.orthogonal import Orthogonal
 from computed.registry import catalogue
-from tests.surgery.catalogue import SPEC_OF
+from tests.surgery.catalogue import CONVOLUTIONAL, SPEC_OF
 from tests.surgery.models import SPECS, SQUARE_SPECS
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,13 @@ FOREIGN = {
     "torch's spectral": lambda site: parametrizations.spectral_norm(nn.Linear(6, 6)).parametrizations.weight[0],
 }
 QUIET = {name: spec for name, spec in FOREIGN.items() if not name.startswith("torch's")}
-EVERY_SPEC = {**{spec: spec for spec in (*SPECS, *SQUARE_SPECS, *SPEC_OF.values())}, **QUIET}
+EVERY_SPEC = {
+    **{
+        spec: spec
+        for spec in (*SPECS, *SQUARE_SPECS, *(SPEC_OF[name] for name in SPEC_OF if name not in CONVOLUTIONAL))
+    },
+    **QUIET,
+}
 
 
 def test_every_constraint_is_among_the_specs():
