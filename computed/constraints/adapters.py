@@ -24,7 +24,7 @@ class LoRA(Described, Constraint):
     For a weight (out, in): ``A`` (rank, in), ``B`` (out, rank); for a convolution (out, in, k): ``A`` (rank,
     in, k). The value starts as the weight itself, bit for bit: ``B`` is zero, ``A`` is drawn as `nn.Linear`
     draws its weight, by a generator of its own, so the global random state stays as it is. ``A`` and ``B``
-    train also where the weight was frozen.
+    train also where the weight was frozen. Weight decay shrinks the change, and leaves the base.
 
     `F.linear`, `F.conv1d`, `F.conv2d` and `F.conv3d` (with one group) are done without making the value, in
     eval too:

@@ -107,7 +107,7 @@ class Positive(Above):
     smallest number). An entry that is positive already is kept to rounding of the raw, ``|log value|`` ulp
     where it is small; any other starts at ``tiny``, the nearest one. There softplus has no slope, so such an
     entry does not train: where a weight of both signs shall become a trained positive one, write positive
-    values to it first.
+    values to it first. Weight decay moves entries towards ``log 2``.
 
     Example:
         >>> from computed.parameter import ComputedParameter
@@ -127,7 +127,7 @@ class GreaterThan(Above):
 
     Strictly, in the dtype that the weight is stored in: ``floor`` is its smallest number above the bound. An
     entry that is above already is kept to rounding of the raw, any other starts at ``floor``, the nearest
-    one, where softplus has no slope (see `Positive`).
+    one, where softplus has no slope (see `Positive`). Weight decay moves entries towards ``bound + log 2``.
 
     Errors:
         ValueError: ``bound`` is not finite.
@@ -155,7 +155,7 @@ class Interval(StrictlyBounded):
     Strictly, in the dtype that the weight is stored in: ``lowest`` and ``highest`` are its outermost numbers
     between the bounds. It is computed from the nearer end, so both are reached exactly. An entry that is
     inside already is kept to rounding of the raw, any other starts at the end that is nearest, where the
-    sigmoid has no slope (see `Positive`).
+    sigmoid has no slope (see `Positive`). Weight decay moves entries towards the middle.
 
     Errors:
         ValueError: not ``low < high``, both finite. A dtype without a number between them is refused.

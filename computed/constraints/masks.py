@@ -133,7 +133,7 @@ class SparsePattern(Masked):
 
     The ``n`` largest in size stay, which gives the nearest point. ``dim`` is 1 by default, the inputs of a weight
     (out, in): 2:4 is what GPUs run faster (`torch.sparse.to_sparse_semi_structured` takes the baked weight). The mask
-    is found as for `Mask`, and as there what is masked keeps its raw.
+    is found as for `Mask`, and as there what is masked keeps its raw, on which weight decay acts.
 
     Errors:
         ValueError: not ``1 <= n <= m``. A dimension that ``m`` does not divide is refused.

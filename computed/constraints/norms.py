@@ -57,7 +57,7 @@ class UnitScale(Sliced):
 
     For a weight (out, in) and ``dim=0`` slices are rows, for (out, in, k, k) filters. The projection is the
     nearest point. A slice without an entry above ``eps`` counts as zero and gives the slice of equal entries.
-    Computed in at least float32, without overflow.
+    Computed in at least float32, without overflow. Weight decay shrinks the raw and leaves the value.
 
     Errors:
         ValueError: ``dim`` is no whole number, ``eps`` not between 0 and 1. A dimension that the weight does
@@ -122,7 +122,7 @@ class WeightScale(Sliced, Stored):
     float32 or float64 is kept bit for bit, in half precision to the rounding of ``g``. A slice that is zero
     has ``g = 0``, and ``v`` of equal entries: `torch.nn.utils.parametrizations.weight_norm` gives NaN there,
     else the same value. Only a slice that is longer than the largest number of its dtype is shortened to
-    that.
+    that. Weight decay shortens ``g``, and ``v`` without effect.
 
     Errors:
         ValueError: ``dim`` is no whole number. A dimension that the weight does not have is refused.

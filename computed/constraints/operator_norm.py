@@ -43,6 +43,8 @@ class OperatorScale(SigmaTarget):
 
     It is computed in at least float32; the state stays there under casts.
 
+    Weight decay shrinks the raw: a norm that is set stays, a value under its bound shrinks.
+
     Errors:
         ValueError: both ``norm`` and ``bound``, or numbers that are not positive.
 

@@ -39,6 +39,8 @@ class Orthogonal(Described, IteratedConstraint):
     The matrix is (out, in * k) for a convolution; ``dim`` says where rows run where the host does not.
     Computed in at least float32, accurate to about ``2e-6`` there; ``base`` stays in float32 under casts.
 
+    Weight decay turns the value back towards ``base``, and leaves it orthonormal.
+
     Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, lemma 4;
     for the fixed base, Lezcano-Casado, "Trivializations for gradient-based optimization on manifolds", 2019
     (arXiv:1909.09501).

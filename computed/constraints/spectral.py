@@ -32,6 +32,8 @@ class Spectral(SigmaTarget):
         eps: a largest singular value below this counts as this, so that a raw of zeros gives zeros.
         dim: where rows run; by default 0, but 1 for transposed convolutions, as in torch.
 
+    Weight decay shrinks the raw: a norm that is set stays, a value under its bound shrinks.
+
     The projection scales the weight, which no other admissible weight beats in the spectral norm. It is
     computed in at least float32; ``u`` and ``v`` stay there under casts.
 

@@ -35,7 +35,8 @@ class Square(Described, Constraint):
 class Symmetric(Square):
     """A matrix (n, n) that equals its transpose, bit for bit: ``value = (X + Xᵀ) / 2``, the nearest one.
 
-    Further dimensions in front count matrices. A symmetric matrix is kept bit for bit, in every dtype.
+    Further dimensions in front count matrices. A symmetric matrix is kept bit for bit, in every dtype. Weight decay
+    moves entries towards zero.
 
     Reference: Higham, "Matrix nearness problems and applications", 1989, section 2.
 
@@ -63,7 +64,8 @@ class Symmetric(Square):
 class Skew(Square):
     """A matrix (n, n) that equals minus its transpose, bit for bit: ``value = (X - Xᵀ) / 2``, the nearest.
 
-    Further dimensions in front count matrices. A skew-symmetric matrix is kept bit for bit, in every dtype.
+    Further dimensions in front count matrices. A skew-symmetric matrix is kept bit for bit, in every dtype. Weight
+    decay moves entries towards zero.
 
     Reference: as for `Symmetric`; the two parts of a matrix are orthogonal to each other.
 

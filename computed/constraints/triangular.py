@@ -48,7 +48,7 @@ class LowerTriangular(Triangular):
     """Entries above the diagonal are zero, bit for bit: the nearest such matrix (m, n), others are kept.
 
     Those above the ``offset``-th diagonal: -1 makes the diagonal zero too. Further dimensions in front count matrices.
-    What is zero has no gradient.
+    What is zero has no gradient. Weight decay moves entries towards zero.
 
     Errors:
         ValueError: ``offset`` is no whole number.
@@ -72,7 +72,7 @@ class LowerTriangular(Triangular):
 class UpperTriangular(Triangular):
     """Entries below the diagonal are zero, bit for bit: the nearest such matrix (m, n), others are kept.
 
-    Those below the ``offset``-th diagonal: 1 makes the diagonal zero too. As `LowerTriangular`.
+    Those below the ``offset``-th diagonal: 1 makes the diagonal zero too. As `LowerTriangular`, under weight decay too.
 
     Errors:
         ValueError: ``offset`` is no whole number.

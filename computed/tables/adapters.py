@@ -11,6 +11,12 @@ ENTRIES: tuple[Entry, ...] = (
         ("adapter",),
     ),
     entry(
+        "dora:DoRA",
+        "dora(rank, *, alpha=None, seed=None, dim=None)",
+        "a low-rank adapter of directions, with lengths trained apart",
+        {"r": "rank", "lora_rank": "rank", "lora_alpha": "alpha"},
+    ),
+    entry(
         "products:LoHa",
         "loha(rank, *, alpha=None, seed=None, dim=None)",
         "the weight as it is, fixed, plus a product of products entry by entry",

@@ -39,10 +39,4 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     entry("few_levels:Binary", "binary(dim=0)", "entries of one size", {"axis": "dim"}, ("xnor", "binarize", "sign")),
     entry("few_levels:Ternary", "ternary(dim=0)", "entries of one size, or zero", {"axis": "dim"}, ("bitnet", "twn")),
-    entry(
-        "dora:DoRA",
-        "dora(rank, *, alpha=None, seed=None, dim=None)",
-        "a low-rank adapter of directions, with lengths trained apart",
-        {"r": "rank", "lora_rank": "rank", "lora_alpha": "alpha"},
-    ),
 )
