@@ -57,12 +57,16 @@ class Constraint(nn.Module, abc.ABC):
 
     Evaluation is done in ``promote_types(dtype, float32)`` and cast once to the raw's dtype, so all three see float32
     or float64. The class name may not contain a layer's name, since weight initialisers search class names.
+
+    ``found_from_settings`` are the names of fixed roles and of state that ``right_inverse`` finds by the settings: they
+    are found anew when `surgery.configure` moves these.
     """
 
     roles: ClassVar[tuple[Role, ...]] = (Role("raw"),)
     scriptable: ClassVar[bool] = True
     stochastic: ClassVar[bool] = False
     factored_in_eval: ClassVar[bool] = False
+    found_from_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse class and role names that would be misread elsewhere."""

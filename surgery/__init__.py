@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from surgery.checking import Check as Check
     from surgery.checking import check as check
     from surgery.checkpoint import state_dict as state_dict
+    from surgery.configuring import configure as configure
     from surgery.constraining import apply_constraints as apply_constraints
     from surgery.constraining import constrain as constrain
     from surgery.constraining import constrained as constrained
@@ -43,6 +44,7 @@ _PLACES = {
     "bake": "surgery.baking",
     "check": "surgery.checking",
     "computed_parameters": "surgery.listing",
+    "configure": "surgery.configuring",
     "constrain": "surgery.constraining",
     "constrained": "surgery.constraining",
     "draw": "surgery.graph.drawing",
@@ -67,6 +69,7 @@ __all__ = [
     "bake",
     "check",
     "computed_parameters",
+    "configure",
     "constrain",
     "constrained",
     "draw",

@@ -38,6 +38,7 @@ class LearnedStep(Grid):
 
     spec_name: ClassVar[str] = "lsq"
     roles: ClassVar[tuple[Role, ...]] = (Role("raw"), Role("scale"))
+    found_from_settings: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __init__(self, bits: int = 8, *, dim: int | None = 0, group: int | None = None) -> None:
         super().__init__(bits, dim, group)

@@ -167,6 +167,7 @@ class FakeQuant(Grid):
 
     spec_name: ClassVar[str] = "fake_quant"
     roles: ClassVar[tuple[Role, ...]] = (Role("raw"), Role("scale", trained=False))
+    found_from_settings: ClassVar[tuple[str, ...]] = ("scale",)
 
     def __init__(self, bits: int = 8, *, dim: int | None = 0, group: int | None = None, scale: str = "absmax") -> None:
         super().__init__(bits, dim, group)
