@@ -19,7 +19,7 @@ class Cholesky(SquareMatrix, StrictlyBounded):
     ``value = tril(raw, -1) + diag(tiny + softplus(diag(raw)))``, with zeros bit for bit and a diagonal that is
     strictly positive in the dtype that the weight is stored in. Further dimensions in front count matrices. The
     projection is the nearest point: entries above the diagonal are dropped, those on it that are not positive start
-    at ``tiny``. Weight decay moves the diagonal towards ``log 2`` and the rest towards zero.
+    at ``2 tiny``. Weight decay moves the diagonal towards ``log 2`` and the rest towards zero.
 
     Reference: Pinheiro and Bates, "Unconstrained parametrizations for variance-covariance matrices", 1996, section 2.1.
 

@@ -105,7 +105,7 @@ class Positive(Above):
 
     Strictly, in the dtype that the weight is stored in: ``tiny`` is its smallest normal number (float16: its
     smallest number). An entry that is positive already is kept to rounding of the raw, ``|log value|`` ulp
-    where it is small; any other starts at ``tiny``, the nearest one. There softplus has no slope, so such an
+    where it is small; any other starts at ``2 tiny``, next to the nearest one. There softplus has no slope, so such an
     entry does not train: where a weight of both signs shall become a trained positive one, write positive
     values to it first. Weight decay moves entries towards ``log 2``.
 

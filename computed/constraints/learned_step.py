@@ -59,16 +59,16 @@ class LearnedStep(Grid):
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value itself, and the scale."""
         exact = in_double(value)
-        on_grid, off = self.scale_of(value), torch.ones_like(self.largest_sizes(exact), dtype=torch.bool)
+        largest = self.largest_sizes(exact)
+        scale, found = self.scale_of(value), torch.zeros_like(largest, dtype=torch.bool)
         for level in range(min(self.levels(), MOST_TRIED), 0, -1):  # which the largest entry may be
-            tried = self.scale_of(value, self.levels() / level).to(self.stored).double()
-            steps = exact / self.spread(tried, value.shape[-1] if value.dim() else 1)
-            fits = self.largest_sizes((steps - steps.round()).abs()) <= 2 * level * torch.finfo(self.stored).eps
-            on_grid, off = torch.where(off & fits, tried, on_grid), off & ~fits
+            tried = torch.where(largest > 0, largest / level, torch.ones_like(largest))
+            new = self.fits(value, tried, level) & ~found
+            scale, found = torch.where(new, tried, scale), found | new
         if self.group is not None:
             sizes = exact.unflatten(-1, (value.shape[-1] // self.group, self.group)).abs().mean(-1)
         else:
             dims = slice_dims(value.dim(), self.dim)
             sizes = exact.abs().mean(dims, True) if dims else exact.abs()
-        start = torch.where(off, (2 * sizes / self.levels() ** 0.5), on_grid)
-        return Preimage((value, self.rounded_up(start).to(value)))
+        start = torch.where(found, scale, self.rounded_up(2 * sizes / self.levels() ** 0.5))
+        return Preimage((value, start.to(value)))

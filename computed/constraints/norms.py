@@ -56,7 +56,7 @@ class UnitScale(Sliced):
     """Every slice along ``dim`` has length one: ``value_i = x_i / |x_i|``; for None the whole tensor.
 
     For a weight (out, in) and ``dim=0`` slices are rows, for (out, in, k, k) filters. The projection is the
-    nearest point. A slice without an entry above ``eps`` counts as zero and gives the slice of equal entries.
+    nearest point. A raw slice without an entry above ``eps`` counts as zero and gives the slice of equal entries.
     Computed in at least float32, without overflow. Weight decay shrinks the raw and leaves the value.
 
     Errors:

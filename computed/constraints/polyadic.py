@@ -19,7 +19,7 @@ class Polyadic(Factored):
 
     ``A`` (out, R), ``B`` (in, R), ``C`` (R, k...). ``rank`` is a number, or the share of the weight's entries that
     the factors may have together. The projection is found by alternating least squares: near the least squared error,
-    which need not exist; a weight of that rank is kept as well as these converge (to some percent at worst). Weight
+    which need not exist; a weight of that rank need not be kept, since they may end in another valley. Weight
     decay acts on the factors.
 
     `F.linear` and convolutions (with one group) are done without making the value, in eval too: a 1 x 1 convolution,

@@ -20,7 +20,7 @@ from computed.site import Site
 
 SCALES = ("absmax", "mse")
 # shares of the largest entry at which a grid may end
-SHRUNK = [1.0 - 0.01 * step for step in range(60)]
+SHRUNK = [1.0 - 0.01 * step for step in range(81)]
 
 
 class Grid(Described, Stored, abc.ABC):
@@ -115,7 +115,15 @@ class Grid(Described, Stored, abc.ABC):
         finfo = torch.finfo(self.stored)
         least = float(finfo.tiny)
         step = torch.where(largest > 0, step.clamp_min(least), torch.ones_like(step))
-        return self.rounded_up(step).clamp_max(float(finfo.max) / self.levels())
+        step = step.clamp_max(float(finfo.max) / self.levels())
+        # multiples of a step with all its digits are kept to rounding, if that is what the entries are
+        return torch.where(self.fits(value, step, self.levels()), step, self.rounded_up(step))
+
+    def fits(self, value: Tensor, step: Tensor, level: int) -> Tensor:
+        """Whether the entries of each slice, or group, are multiples of its step, as far as rounding tells."""
+        held = step.to(self.stored).double()
+        steps = in_double(value) / self.spread(held, value.shape[-1] if value.dim() else 1)
+        return self.largest_sizes((steps - steps.round()).abs()) <= 2 * level * torch.finfo(self.stored).eps
 
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         """How far an entry is from the grid, in shares of its end."""
@@ -141,9 +149,10 @@ class FakeQuant(Grid):
 
     ``levels = 2^(bits - 1) - 1``, symmetric about zero, which is a level. The scale is found at insertion and
     whenever the weight is written or loaded, and is not trained: with ``scale="absmax"`` the grid ends at the largest
-    entry of the slice, with "mse" where the squared error is least. The gradient is that of the raw where it is
-    inside the grid (straight through), zero outside. The value at insertion is the nearest point for that scale, and
-    a weight that is on such a grid is kept: bit for bit in float32 and float64.
+    entry of the slice, with "mse" where the squared error is least, of 81 ends from 20 to 100 % of that. The gradient
+    is that of the raw where it is inside the grid (straight through), zero outside. The value at insertion is the
+    nearest point for that scale, and a weight that is on such a grid is kept to rounding; one that was put there by
+    this, bit for bit in float32 and float64.
 
     Weight decay moves raws towards zero and leaves the scale.
 

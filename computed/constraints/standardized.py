@@ -42,7 +42,7 @@ def standardized(raw: Tensor, axis: int | None, length: Tensor) -> Tensor:
     # a constant as the result does not depend on it, and it keeps squares finite
     largest = largest_entries(raw.detach(), axis)
     moderate = raw / torch.where(largest > 0, largest, torch.ones_like(largest))
-    deviations = centred(moderate, axis)
+    deviations = centred(centred(moderate, axis), axis)  # the first mean is rounded as its numbers are
     is_flat = largest_entries(deviations.detach(), axis) <= 4 * eps_of(raw)
     filled = torch.where(is_flat, deviations * 0.0 + alternating(raw, axis), deviations)
     return scaled_to(filled, length, axis)
@@ -104,9 +104,10 @@ class Centred(Slices, Stored):
 class Standardized(Slices):
     """Weight standardization: every slice along ``dim`` has mean zero and variance one.
 
-    ``value_i = (x_i - mean(x_i)) / std(x_i)``, with the variance of all ``n`` entries, as in the reference: the nearest
-    such point. A slice without deviations gets ones and minus ones in turn. To keep a pretrained weight whose slices
-    have another length, take ``scaled_weight_standardization``. Weight decay changes raws and no value.
+    ``value_i = (x_i - mean(x_i)) / std(x_i)``, with the variance of all ``n`` entries, as in the reference: the
+    nearest such point. A slice without deviations gets ones and minus ones in turn, standardized. To keep a
+    pretrained weight whose slices have another length, take ``scaled_weight_standardization``. Weight decay changes
+    raws and no value.
 
     Errors:
         ValueError: ``dim`` is no whole number. Slices of fewer than two entries are refused.
