@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from surgery.adopting import adopt as adopt
     from surgery.baking import bake as bake
+    from surgery.certifying import certify as certify
     from surgery.checking import Check as Check
     from surgery.checking import check as check
     from surgery.checkpoint import state_dict as state_dict
@@ -42,6 +43,7 @@ _PLACES = {
     "adopt": "surgery.adopting",
     "apply_constraints": "surgery.constraining",
     "bake": "surgery.baking",
+    "certify": "surgery.certifying",
     "check": "surgery.checking",
     "computed_parameters": "surgery.listing",
     "configure": "surgery.configuring",
@@ -67,6 +69,7 @@ __all__ = [
     "adopt",
     "apply_constraints",
     "bake",
+    "certify",
     "check",
     "computed_parameters",
     "configure",

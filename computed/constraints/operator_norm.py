@@ -11,6 +11,7 @@ from computed.constraints.refusing import exempt, require, whole_number
 from computed.constraints.sigma_target import SigmaTarget
 from computed.linalg import in_double
 from computed.site import Convolution, Site
+from computed.symbol_bound import operator_norm_bound
 from computed.symbol_following import follow, grid_shape
 from computed.symbol_peak import leading_waves, operator_norm
 
@@ -166,6 +167,10 @@ class OperatorScale(SigmaTarget):
         grid = grid_shape(list(shape[2:]) or [1], shape[1], self.parts, self.strides)
         vectors = torch.Size((2, shape[0])), torch.Size((2, shape[1:].numel()))
         return *vectors, torch.Size((len(self.strides),)), torch.Size(grid)
+
+    def certain(self, value: Tensor) -> float:
+        """By the symbol on a grid, and what it can be between its points."""
+        return operator_norm_bound(with_taps(in_double(value)), self.parts, self.strides)
 
     def measured(self, value: Tensor) -> float:
         """The norm of the operator, in float64 and from the weight alone."""

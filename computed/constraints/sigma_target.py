@@ -48,6 +48,10 @@ class SigmaTarget(Described, IteratedConstraint, abc.ABC):
         """The norm of ``value``, in float64 and from nothing but the value; infinite where a number is not finite."""
 
     @abc.abstractmethod
+    def certain(self, value: Tensor) -> float:
+        """A number that the norm of ``value`` is certainly not above, to rounding in float64."""
+
+    @abc.abstractmethod
     def cold_state(self, value: Tensor) -> tuple[Tensor, ...]:
         """The converged state of ``value``, without a start."""
 

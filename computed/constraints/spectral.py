@@ -121,6 +121,10 @@ class Spectral(SigmaTarget):
         """The converged vectors, from a fixed start."""
         return leading_vectors(as_matrix(value, self.rows), rounds=2)
 
+    def certain(self, value: Tensor) -> float:
+        """What is measured: it is exact."""
+        return self.measured(value)
+
     def measured(self, value: Tensor) -> float:
         """The largest singular value of the weight as a matrix."""
         return largest_singular_value(as_matrix(value, self.rows))
