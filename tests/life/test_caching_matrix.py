@@ -22,16 +22,16 @@ import computed
 import surgery
 from computed import held, reading, sources
 from computed.constraints.conversions import TransformConstraint
-from tests.computed.constraints.test_contract import CONSTRAINTS
+from tests.computed.constraints.test_contract import CORE
 
 WIDTH = 4
 CHAINS = ("symmetric | spectral(bound=0.5)", "weight_norm | lora(2, seed=1)")
 NAMES = {
     "small": (
         "spectral", "spectral, bound", "operator_norm", "orthogonal", "positive", "greater_than", "interval",
-        "unit_norm", "weight_norm", "symmetric", "skew", "lora", "function, inverse", CHAINS[0],
+        "unit_norm", "weight_norm", "symmetric", "skew", "lora", "mask", "fake_quant", "function, inverse", CHAINS[0],
     ),
-    "full": (*CONSTRAINTS, *CHAINS),
+    "full": (*CORE, *CHAINS),
 }  # fmt: skip
 INSIDE = {"greater_than": (1.2, 2.0), "interval, far from zero": (101.0, 107.0)}
 
@@ -45,7 +45,7 @@ def original(name: str) -> Model:
     torch.default_generator.manual_seed(0)
     made = nn.Linear(WIDTH, WIDTH)
     nn.init.uniform_(made.weight, *INSIDE.get(name, (0.05, 0.3)))
-    spec = name if name in CHAINS else lambda site: CONSTRAINTS[name]()
+    spec = name if name in CHAINS else lambda site: CORE[name]()
     return computed.invalidate(surgery.apply_constraints(made, {"weight": spec}))
 
 

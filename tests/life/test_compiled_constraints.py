@@ -17,10 +17,10 @@ from torch.nn.utils import parametrizations
 import computed
 import surgery
 from computed.constraint import Constraint, IteratedConstraint, Preimage
-from tests.computed.constraints.test_contract import CONSTRAINTS
+from tests.computed.constraints.test_contract import CORE
 
 CHAINS = ("symmetric | spectral(bound=0.5)", "weight_norm | lora(2)", "lora(2) | spectral(bound=0.5)")
-NAMES = (*CONSTRAINTS, *CHAINS)
+NAMES = (*CORE, *CHAINS)
 INSIDE = {"greater_than": (1.2, 2.0), "interval, far from zero": (101.0, 107.0)}
 
 
@@ -40,7 +40,7 @@ def constrained(names: Sequence[str]) -> Bank:
     rules: dict[str, object] = {}
     for position, name in enumerate(names):
         nn.init.uniform_(bank.layers[position].weight, *INSIDE.get(name, (0.05, 0.3)))
-        rules[f"layers.{position}.weight"] = name if name in CHAINS else lambda site, name=name: CONSTRAINTS[name]()
+        rules[f"layers.{position}.weight"] = name if name in CHAINS else lambda site, name=name: CORE[name]()
     return computed.invalidate(surgery.apply_constraints(bank, rules))
 
 

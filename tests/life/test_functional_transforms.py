@@ -18,10 +18,10 @@ from torch.nn import functional as F
 import surgery
 from computed.constraint import IteratedConstraint
 from computed.parameter import ComputedParameter
-from tests.computed.constraints.test_contract import CONSTRAINTS
+from tests.computed.constraints.test_contract import CORE
 
 CHAINS = ("symmetric | spectral(bound=0.5)", "weight_norm | lora(2, seed=1)", "lora(2) | spectral(bound=0.5)")
-NAMES = (*CONSTRAINTS, *CHAINS)
+NAMES = (*CORE, *CHAINS)
 INSIDE = {"greater_than": (1.2, 2.0), "interval, far from zero": (101.0, 107.0)}
 X = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4)
 
@@ -32,7 +32,7 @@ def model_of(name: str, training: bool) -> nn.Linear:
     """A constrained layer whose raws are not where its value was projected."""
     layer = nn.Linear(4, 4).double()
     nn.init.uniform_(layer.weight, *INSIDE.get(name, (0.05, 0.3)))
-    spec = name if name in CHAINS else lambda site: CONSTRAINTS[name]()
+    spec = name if name in CHAINS else lambda site: CORE[name]()
     model = surgery.apply_constraints(layer, {"weight": spec})
     with torch.no_grad():
         for raw in model.weight.raws.values():

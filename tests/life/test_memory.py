@@ -21,14 +21,14 @@ import surgery
 from computed.held import Held
 from computed.hold import Hold
 from computed.sources import Sources
-from tests.computed.constraints.test_contract import CONSTRAINTS
+from tests.computed.constraints.test_contract import CORE
 
 FOREIGN: dict[str, Callable[[nn.Module], object]] = {
     "torch's spectral_norm": parametrizations.spectral_norm,
     "torch's orthogonal": lambda layer: parametrizations.orthogonal(layer, orthogonal_map="matrix_exp"),
     "torch's weight_norm": parametrizations.weight_norm,
 }
-NAMES = (*CONSTRAINTS, *FOREIGN, "symmetric | spectral(bound=0.5)", "positive | unit_norm")
+NAMES = (*CORE, *FOREIGN, "symmetric | spectral(bound=0.5)", "positive | unit_norm")
 REPEATS = 10
 X = torch.linspace(-1, 1, 12).view(3, 4)
 
@@ -39,7 +39,7 @@ def layer(name: str) -> nn.Linear:
     if name in FOREIGN:
         FOREIGN[name](made)
         return surgery.adopt(made)
-    spec = (lambda site: CONSTRAINTS[name]()) if name in CONSTRAINTS else name
+    spec = (lambda site: CORE[name]()) if name in CORE else name
     return computed.invalidate(surgery.apply_constraints(made, {"weight": spec}))
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 import computed
 import surgery
 from computed.parameter import ComputedParameter
-from computed.registry import catalogue
 from surgery.rules.errors import RuleError
 from tests.surgery.models import MODELS, SPECS, SQUARE_SPECS, Attending, Listed, ResNet, TiedLM, transformer
 from tests.surgery.picture import bits, differences, picture
@@ -42,10 +41,6 @@ def trained(model: nn.Module, batch: Tensor, steps: int = 3) -> nn.Module:
         optimizer.step()
     model(batch)
     return model
-
-
-def test_every_constraint_of_the_catalogue_is_baked_below():
-    assert {name for name in catalogue() if not any(name in spec for spec in (*SPECS, *SQUARE_SPECS))} == set()
 
 
 @pytest.mark.parametrize("mode", [True, False])

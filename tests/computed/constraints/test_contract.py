@@ -163,6 +163,18 @@ CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
     "transform": lambda: TransformConstraint(TanhTransform()),
     "transform, half line": lambda: TransformConstraint(ExpTransform()),
 }
+# what tests of holding, copying and casting are about, which differ by mechanism and not by formula: all kinds of raws,
+# roles and state, and what is not ours; tests/life/test_catalogue.py asks the others
+CORE = {
+    name: CONSTRAINTS[name]
+    for name in (
+        *("spectral", "spectral, norm 3", "spectral, bound", "spectral, loose bound", "operator_norm"),
+        *("operator_norm, bound", "orthogonal", "positive", "greater_than", "greater_than, negative", "interval"),
+        *("interval, far from zero", "unit_norm", "unit_norm, columns", "unit_norm, whole", "weight_norm"),
+        *("weight_norm, columns", "weight_norm, whole", "symmetric", "skew", "lora", "mask", "fake_quant"),
+        *("function", "function, inverse", "transform", "transform, half line"),
+    )
+}
 # functions of their own are as accurate as they are, and have no spec
 WITHOUT_SPEC = {"function", "function, inverse", "transform", "transform, half line"}
 KEPT_APPROXIMATELY = {"function"}  # no inverse, so a value becomes a raw
