@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from surgery.planned import plan as plan
     from surgery.saving import load_checkpoint as load_checkpoint
     from surgery.saving import save_checkpoint as save_checkpoint
+    from surgery.stretching import LipschitzBound as LipschitzBound
+    from surgery.stretching import lipschitz_bound as lipschitz_bound
     from surgery.undoing import Undo as Undo
     from surgery.undoing import undo as undo
 
 _PLACES = {
     "Check": "surgery.checking",
+    "LipschitzBound": "surgery.stretching",
     "Plan": "surgery.planned",
     "PlanError": "surgery.errors",
     "StaleOptimizerError": "surgery.errors",
@@ -50,6 +53,7 @@ _PLACES = {
     "constrain": "surgery.constraining",
     "constrained": "surgery.constraining",
     "draw": "surgery.graph.drawing",
+    "lipschitz_bound": "surgery.stretching",
     "load_checkpoint": "surgery.saving",
     "plan": "surgery.planned",
     "save_checkpoint": "surgery.saving",
@@ -59,6 +63,7 @@ _PLACES = {
 
 __all__ = [
     "Check",
+    "LipschitzBound",
     "Plan",
     "PlanError",
     "StaleOptimizerError",
@@ -76,6 +81,7 @@ __all__ = [
     "constrain",
     "constrained",
     "draw",
+    "lipschitz_bound",
     "load_checkpoint",
     "plan",
     "save_checkpoint",
