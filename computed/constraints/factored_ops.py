@@ -10,6 +10,12 @@ Rule = Callable[..., Any]
 CONVOLUTIONS: dict[Callable[..., Any], int] = {functional.conv1d: 1, functional.conv2d: 2, functional.conv3d: 3}
 
 
+def low_rank_linear(input: Tensor, weight: tuple[Tensor, Tensor], bias: Tensor | None = None) -> Tensor:
+    """``(x Aᵀ) Bᵀ``."""
+    thin, tall = weight
+    return functional.linear(functional.linear(input, thin), tall, bias)
+
+
 def tucker_linear(input: Tensor, weight: tuple[Tensor, Tensor, Tensor], bias: Tensor | None = None) -> Tensor:
     """``x V coreᵀ Uᵀ``."""
     core, u, v = weight
@@ -22,47 +28,51 @@ def cp_linear(input: Tensor, weight: tuple[Tensor, Tensor, Tensor], bias: Tensor
     return functional.linear(functional.linear(input, b.t()) * c, a, bias)
 
 
-def tucker_convolution(op: Callable[..., Any]) -> Rule:
+def convolution(inside: Callable[..., Tensor]) -> Callable[[Callable[..., Any]], Rule]:
+    """The rules of convolutions with one group, done by ``inside(op, input, weight, bias, settings)``."""
+
+    def of(op: Callable[..., Any]) -> Rule:
+        def rule(
+            input: Tensor,
+            weight: tuple[Tensor, ...],
+            bias: Tensor | None = None,
+            stride: Any = 1,
+            padding: Any = 0,
+            dilation: Any = 1,
+            groups: int = 1,
+        ) -> Any:
+            # a group's filters see a part of the input only, and factors would see another one for each group
+            return inside(op, input, weight, bias, (stride, padding, dilation)) if groups == 1 else NotImplemented
+
+        return rule
+
+    return of
+
+
+def low_rank_convolution(
+    op: Callable[..., Any], input: Tensor, weight: tuple[Tensor, Tensor], bias: Tensor | None, settings: tuple[Any, ...]
+) -> Any:
+    """The thin convolution, and one over single points."""
+    thin, tall = weight
+    return op(op(input, thin, None, *settings), pointwise(tall, op), bias)
+
+
+def tucker_convolution(
+    op: Callable[..., Any], input: Tensor, weight: tuple[Tensor, ...], bias: Tensor | None, settings: tuple[Any, ...]
+) -> Any:
     """A 1 x 1 convolution, the core, a 1 x 1 convolution."""
-
-    def rule(
-        input: Tensor,
-        weight: tuple[Tensor, Tensor, Tensor],
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:
-        if groups != 1:
-            return NotImplemented
-        core, u, v = weight
-        narrow = op(input, pointwise(v.t(), op))
-        return op(op(narrow, core, None, stride, padding, dilation), pointwise(u, op), bias)
-
-    return rule
+    core, u, v = weight
+    narrow = op(input, pointwise(v.t(), op))
+    return op(op(narrow, core, None, *settings), pointwise(u, op), bias)
 
 
-def cp_convolution(op: Callable[..., Any]) -> Rule:
+def cp_convolution(
+    op: Callable[..., Any], input: Tensor, weight: tuple[Tensor, ...], bias: Tensor | None, settings: tuple[Any, ...]
+) -> Any:
     """A 1 x 1 convolution, one for each channel by itself, a 1 x 1 convolution."""
-
-    def rule(
-        input: Tensor,
-        weight: tuple[Tensor, Tensor, Tensor],
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:
-        if groups != 1:
-            return NotImplemented
-        a, b, c = weight
-        narrow = op(input, pointwise(b.t(), op))
-        apart = op(narrow, c.unsqueeze(1), None, stride, padding, dilation, c.shape[0])
-        return op(apart, pointwise(a, op), bias)
-
-    return rule
+    a, b, c = weight
+    narrow = op(input, pointwise(b.t(), op))
+    return op(op(narrow, c.unsqueeze(1), None, *settings, c.shape[0]), pointwise(a, op), bias)
 
 
 def train_convolution(
@@ -100,9 +110,16 @@ def pair(setting: Any) -> tuple[int, int]:
     return found if len(found) == 2 else found * 2
 
 
+LOW_RANK: dict[Callable[..., Any], Rule] = {
+    functional.linear: low_rank_linear,
+    **{op: convolution(low_rank_convolution)(op) for op in CONVOLUTIONS},
+}
 TUCKER: dict[Callable[..., Any], Rule] = {
     functional.linear: tucker_linear,
-    **{op: tucker_convolution(op) for op in CONVOLUTIONS},
+    **{op: convolution(tucker_convolution)(op) for op in CONVOLUTIONS},
 }
-CP: dict[Callable[..., Any], Rule] = {functional.linear: cp_linear, **{op: cp_convolution(op) for op in CONVOLUTIONS}}
+CP: dict[Callable[..., Any], Rule] = {
+    functional.linear: cp_linear,
+    **{op: convolution(cp_convolution)(op) for op in CONVOLUTIONS},
+}
 TRAIN: dict[Callable[..., Any], Rule] = {functional.conv2d: train_convolution}

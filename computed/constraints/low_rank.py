@@ -6,16 +6,14 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from computed.constraint import Preimage, Role
 from computed.constraints.describing import Described
+from computed.constraints.factored_ops import LOW_RANK
 from computed.constraints.refusing import require, resolved_dim, whole_number, why_not_matrix
 from computed.constraints.stored import Stored
 from computed.linalg import as_matrix, in_double, scaled_to_one
 from computed.site import Site
-
-Factors = tuple[Tensor, Tensor]
 
 
 class LowRank(Described, Stored):
@@ -105,37 +103,4 @@ class LowRank(Described, Stored):
 
     def op_rule(self, op: Callable[..., Any]) -> Callable[..., Tensor] | None:
         """The rules for `F.linear` and convolutions, whose rows run along the first dimension."""
-        return RULES.get(op) if self.rows == 0 else None
-
-
-def _linear(input: Tensor, weight: Factors, bias: Tensor | None = None) -> Tensor:
-    thin, tall = weight
-    return functional.linear(functional.linear(input, thin), tall, bias)
-
-
-def _convolution(op: Callable[..., Tensor]) -> Callable[..., Any]:
-    def rule(
-        input: Tensor,
-        weight: Factors,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:
-        # a group's filters see a part of the input only, and A would see another one for each group
-        if groups != 1:
-            return NotImplemented
-        thin, tall = weight
-        between = op(input, thin, None, stride, padding, dilation)
-        return op(between, tall.view(*tall.shape, *[1] * (thin.dim() - 2)), bias)
-
-    return rule
-
-
-RULES: dict[Callable[..., Any], Callable[..., Any]] = {
-    functional.linear: _linear,
-    functional.conv1d: _convolution(functional.conv1d),
-    functional.conv2d: _convolution(functional.conv2d),
-    functional.conv3d: _convolution(functional.conv3d),
-}
+        return LOW_RANK.get(op) if self.rows == 0 else None
