@@ -205,7 +205,7 @@ def _mean(node: fx.Node, shape: Sequence[int] | None) -> Constant:
     dims = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     if shape is None or dims is None:
         return Unknown("its constant depends on the size of its input: give input_shape")
-    listed = [dims] if isinstance(dims, int) else list(dims)  # type: ignore[arg-type]
+    listed = [dims] if isinstance(dims, int) else list(dims)  # type: ignore[arg-type] # of a node of fx nothing is known
     return 1 / math.sqrt(math.prod(shape[int(dim)] for dim in listed))
 
 

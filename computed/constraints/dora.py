@@ -1,17 +1,14 @@
 """DoRA: lengths of rows trained apart, directions by a low-rank adapter."""
 
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from computed.constraint import Preimage, Role
-from computed.constraints.frozen_base import OnBase, added, rank_of
-from computed.constraints.refusing import require
+from computed.constraints.frozen_base import Scaled, added
 from computed.constraints.stored import Stored
 from computed.linalg import as_matrix, like_weight
-from computed.randomness import generator_for, kaiming_uniform
 
 
 def row_lengths(matrix: Tensor) -> Tensor:
@@ -22,7 +19,7 @@ def row_lengths(matrix: Tensor) -> Tensor:
     return torch.where(found > 0, found, torch.ones_like(found)) * unit
 
 
-class DoRA(OnBase, Stored):
+class DoRA(Scaled, Stored):
     """Weight-decomposed low-rank adaptation: ``value_i = m_i (W + s B A)_i / |(W + s B A)_i|`` with ``W`` fixed.
 
     ``m`` has one length for each row of the weight (out, in), ``A`` (rank, in), ``B`` (out, rank), ``s = alpha /
@@ -49,20 +46,12 @@ class DoRA(OnBase, Stored):
 
     spec_name: ClassVar[str] = "dora"
     roles: ClassVar[tuple[Role, ...]] = added("A", "B", "m")
-    alpha: float | None
 
     def __init__(
         self, rank: int, *, alpha: float | None = None, seed: int | None = None, dim: int | None = None
     ) -> None:
-        super().__init__(seed, dim)
+        super().__init__(rank, alpha, seed, dim)
         self.stored = torch.float32
-        self.rank = rank_of("dora", rank)
-        require(alpha is None or math.isfinite(alpha), f"dora needs a finite alpha, got {alpha!r}")
-        self.alpha = None if alpha is None else float(alpha)
-
-    def own_settings(self) -> dict[str, object]:
-        """Rank and alpha."""
-        return {"rank": self.rank, "alpha": self.alpha}
 
     def raw_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
         """Those of ``base``, ``A``, ``B`` and ``m``."""
@@ -73,15 +62,13 @@ class DoRA(OnBase, Stored):
 
     def forward(self, base: Tensor, A: Tensor, B: Tensor, m: Tensor) -> Tensor:
         """The adapted weight, its rows at their lengths."""
-        alpha = self.alpha
-        scale = 1.0 if alpha is None else alpha / self.rank
         # subtract the negative product: adding a zero would clear the sign of a negative zero
-        adapted = as_matrix(base, self.rows) - torch.mm(B * -scale, A.flatten(1))
+        adapted = as_matrix(base, self.rows) - torch.mm(B * -self.scale(), A.flatten(1))
         return like_weight(adapted * (m / row_lengths(adapted).detach()), base, self.rows)
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value as base, ``A`` drawn, ``B`` zero, and the lengths of the rows."""
         _, thin, tall, _ = self.raw_shapes(value.shape)
         lengths = row_lengths(as_matrix(value, self.rows)).clamp_max(torch.finfo(self.stored).max)
-        drawn = kaiming_uniform(thin, generator_for(value, "A", self.seed), value)
+        drawn = self.drawn(value, "A", thin)
         return Preimage((value, drawn, value.new_zeros(tall), lengths))

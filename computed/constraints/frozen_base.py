@@ -1,6 +1,7 @@
 """What adapters share: the weight as it is, fixed, read as a matrix."""
 
 import abc
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from computed.constraint import Constraint, Role
 from computed.constraints.describing import Described
 from computed.constraints.refusing import require, resolved_dim, whole_number, why_not_matrix
 from computed.linalg import like_weight
+from computed.randomness import generator_for, kaiming_uniform
 from computed.site import Site
 
 BASE = Role("base", trained=False)
@@ -51,6 +53,10 @@ class OnBase(Described, Constraint, abc.ABC):
         self.dim = resolved_dim(site, self.dim)
         self.rows = self.dim or 0
 
+    def drawn(self, value: Tensor, role: str, shape: torch.Size) -> Tensor:
+        """Numbers of a role, in the dtype of ``value``."""
+        return kaiming_uniform(shape, generator_for(value, role, self.seed), value)
+
     def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
         """Zero: every value is a base without a change."""
         return 0.0
@@ -61,6 +67,27 @@ def rank_of(name: str, rank: object) -> int:
     found = whole_number(f"{name}: rank", rank)
     require(found >= 1, f"{name} needs a rank of 1 or more, got {rank!r}")
     return found
+
+
+class Scaled(OnBase):
+    """An adapter of some rank with the scale ``alpha / rank``."""
+
+    alpha: float | None
+
+    def __init__(self, rank: int, alpha: float | None, seed: int | None, dim: int | None) -> None:
+        super().__init__(seed, dim)
+        self.rank = rank_of(self.spec_name, rank)
+        require(alpha is None or math.isfinite(alpha), f"{self.spec_name} needs a finite alpha, got {alpha!r}")
+        self.alpha = None if alpha is None else float(alpha)
+
+    def own_settings(self) -> dict[str, object]:
+        """Rank and alpha."""
+        return {"rank": self.rank, "alpha": self.alpha}
+
+    def scale(self) -> float:
+        """``alpha / rank``, 1 where no alpha was given."""
+        alpha = self.alpha
+        return 1.0 if alpha is None else alpha / self.rank
 
 
 def sides(shape: torch.Size, rows: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Matrix and SquareMatrix: what constraints on the last two dimensions share; others count matrices."""
+"""SquareMatrix: what constraints on square matrices share, the last two dimensions; others count matrices."""
 
 import abc
 
@@ -9,17 +9,6 @@ from computed.constraint import Constraint
 from computed.constraints.describing import Described
 from computed.constraints.refusing import exempt
 from computed.site import Site
-
-
-class LastTwo(Described, Constraint, abc.ABC):
-    """A constraint on matrices: the last two dimensions; others count matrices."""
-
-    def why_not(self, site: Site) -> str | None:
-        """It takes matrices with entries."""
-        shape = site.shape
-        if shape is None or (len(shape) >= 2 and shape.numel() > 0):
-            return None
-        return f"{self.spec_name} needs matrices with entries, got shape {tuple(shape)}; {exempt(site)}"
 
 
 class SquareMatrix(Described, Constraint, abc.ABC):

@@ -9,19 +9,11 @@ from torch import Tensor
 
 from computed.constraint import Preimage
 from computed.constraints.measuring import worst
-from computed.constraints.norms import SAFE, Sliced
+from computed.constraints.norms import Sliced
 from computed.constraints.refusing import exempt, require
 from computed.constraints.slice_scaling import lengths, slice_dims
 from computed.linalg import in_double
 from computed.site import Site
-
-
-def safe_slices(value: Tensor, axis: int | None, length: float) -> Tensor:
-    """``value``, where a slice that squares do not reach is scaled to ``length``."""
-    exact = in_double(value)
-    found = lengths(exact, axis)
-    is_safe = (found <= SAFE[1]) & (found >= SAFE[0]) | (found == 0)
-    return torch.where(is_safe, exact, exact * (length / torch.where(found > 0, found, 1.0))).to(value)
 
 
 class MaxScale(Sliced):

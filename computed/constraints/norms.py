@@ -13,9 +13,9 @@ from computed.constraints.refusing import exempt, require, whole_number, why_not
 from computed.constraints.slice_scaling import (
     largest_entries,
     lengths,
+    one_each,
     scaled,
     scaled_to,
-    slice_dims,
 )
 from computed.constraints.stored import Stored
 from computed.linalg import in_double
@@ -145,8 +145,7 @@ class WeightScale(Sliced, Stored):
 
     def raw_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
         """That of the weight, and one number a slice."""
-        ones = slice_dims(len(shape), self.dim)
-        return shape, torch.Size(1 if dim in ones else size for dim, size in enumerate(shape))
+        return shape, one_each(shape, self.dim)
 
     def forward(self, v: Tensor, g: Tensor) -> Tensor:
         """``v (g / |v|)``, and zero where ``v`` is."""

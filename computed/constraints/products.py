@@ -1,40 +1,13 @@
 """LoHa, LoKr: a fixed weight plus a product entry by entry, or block by block."""
 
-import math
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from computed.constraint import Preimage, Role
-from computed.constraints.frozen_base import OnBase, added, less, rank_of, sides
+from computed.constraints.frozen_base import Scaled, added, less, sides
 from computed.constraints.refusing import require, whole_number
-from computed.randomness import generator_for, kaiming_uniform
-
-
-class Scaled(OnBase):
-    """An adapter of some rank with the scale ``alpha / rank``."""
-
-    alpha: float | None
-
-    def __init__(self, rank: int, alpha: float | None, seed: int | None, dim: int | None) -> None:
-        super().__init__(seed, dim)
-        self.rank = rank_of(self.spec_name, rank)
-        require(alpha is None or math.isfinite(alpha), f"{self.spec_name} needs a finite alpha, got {alpha!r}")
-        self.alpha = None if alpha is None else float(alpha)
-
-    def own_settings(self) -> dict[str, object]:
-        """Rank and alpha."""
-        return {"rank": self.rank, "alpha": self.alpha}
-
-    def scale(self) -> float:
-        """``alpha / rank``, 1 where no alpha was given."""
-        alpha = self.alpha
-        return 1.0 if alpha is None else alpha / self.rank
-
-    def drawn(self, value: Tensor, role: str, shape: torch.Size) -> Tensor:
-        """Numbers of a role, in the dtype of ``value``."""
-        return kaiming_uniform(shape, generator_for(value, role, self.seed), value)
 
 
 class LoHa(Scaled):

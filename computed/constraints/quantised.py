@@ -11,7 +11,7 @@ from computed.constraint import Preimage, Role
 from computed.constraints.describing import Described
 from computed.constraints.measuring import worst
 from computed.constraints.refusing import exempt, require, whole_number, why_not_dim
-from computed.constraints.slice_scaling import largest_entries, slice_dims
+from computed.constraints.slice_scaling import largest_entries, one_each, slice_dims
 from computed.constraints.stored import Stored
 from computed.constraints.straight_through import straight_through
 from computed.linalg import in_double
@@ -77,8 +77,7 @@ class Grid(Described, Stored, abc.ABC):
         """One number for each slice, or group."""
         if self.group is not None:
             return torch.Size((*shape[:-1], shape[-1] // self.group))
-        ones = slice_dims(len(shape), self.dim)
-        return torch.Size(1 if dim in ones else size for dim, size in enumerate(shape))
+        return one_each(shape, self.dim)
 
     def spread(self, scale: Tensor, size: int) -> Tensor:
         """A scale for each entry; ``size`` is that of the last dimension."""

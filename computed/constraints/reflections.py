@@ -9,7 +9,6 @@ from computed.constraint import Preimage, Role
 from computed.constraints.frozen_base import OnBase, added, plus, sides
 from computed.constraints.refusing import require, whole_number
 from computed.linalg import as_matrix, like_weight
-from computed.randomness import generator_for, kaiming_uniform
 
 
 class HRA(OnBase):
@@ -71,5 +70,5 @@ class HRA(OnBase):
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value as base, and vectors in equal pairs."""
         wide = sides(value.shape, self.rows)[1]
-        half = kaiming_uniform(torch.Size((self.reflections // 2, wide)), generator_for(value, "u", self.seed), value)
+        half = self.drawn(value, "u", torch.Size((self.reflections // 2, wide)))
         return Preimage((value, half.repeat_interleave(2, 0)))

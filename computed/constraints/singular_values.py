@@ -45,8 +45,9 @@ class SingularRange(Described, Constraint, abc.ABC):
         self.rows = self.dim or 0
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Cut off; in numbers whose squares are none, the largest entry is taken out first."""
+        """Cut off."""
         matrix = as_matrix(raw, self.rows)
+        # torch does not say that it exports is_scripting, and TorchScript takes no second comment behind that
         if not torch.jit.is_scripting() and not torch.compiler.is_compiling():  # type: ignore[attr-defined]
             recorded = is_jit_tracing()
             if not recorded:
@@ -56,7 +57,7 @@ class SingularRange(Described, Constraint, abc.ABC):
     @torch.jit.unused
     def differentiable(self, matrix: Tensor) -> Tensor:
         """With the derivative written out."""
-        value: Tensor = SingularMap.apply(matrix, self.low, self.high)[0]  # type: ignore[no-untyped-call]
+        value: Tensor = SingularMap.apply(matrix, self.low, self.high)[0]  # type: ignore[no-untyped-call] # torch annotates nothing of it
         return value
 
     def right_inverse(self, value: Tensor) -> Preimage:

@@ -16,6 +16,12 @@ def slice_dims(ndim: int, axis: int | None) -> list[int]:
     return dims
 
 
+def one_each(shape: torch.Size, axis: int | None) -> torch.Size:
+    """The shape of one number for every slice, with all dimensions of the tensor."""
+    ones = slice_dims(len(shape), axis)
+    return torch.Size(1 if dim in ones else size for dim, size in enumerate(shape))
+
+
 def lengths(tensor: Tensor, axis: int | None) -> Tensor:
     """The Euclidean length of every slice along ``axis`` (for None the whole tensor), with its dimensions."""
     dims = slice_dims(tensor.dim(), axis)

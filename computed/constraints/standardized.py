@@ -10,7 +10,7 @@ from computed.constraint import Preimage, Role
 from computed.constraints.measuring import worst
 from computed.constraints.norms import Sliced
 from computed.constraints.refusing import exempt
-from computed.constraints.slice_scaling import largest_entries, lengths, scaled_to, slice_dims
+from computed.constraints.slice_scaling import largest_entries, lengths, one_each, scaled_to, slice_dims
 from computed.constraints.stored import Stored
 from computed.linalg import in_double
 from computed.numbers import eps_of
@@ -173,8 +173,7 @@ class ScaledStandardized(Slices, Stored):
 
     def raw_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
         """That of the weight, and one number a slice."""
-        ones = slice_dims(len(shape), self.dim)
-        return shape, torch.Size(1 if dim in ones else size for dim, size in enumerate(shape))
+        return shape, one_each(shape, self.dim)
 
     def forward(self, v: Tensor, g: Tensor) -> Tensor:
         """Centre, and scale to the gain."""

@@ -9,7 +9,6 @@ from computed.constraint import Preimage, Role
 from computed.constraints.frozen_base import BASE, OnBase, added, less, rank_of, sides
 from computed.linalg import as_matrix
 from computed.numbers import tiny_of
-from computed.randomness import generator_for, kaiming_uniform
 
 
 class VeRA(OnBase):
@@ -66,10 +65,7 @@ class VeRA(OnBase):
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value as base, ``A`` and ``B`` drawn, ``b`` zero."""
         _, thin, high, short, tall = self.raw_shapes(value.shape)
-        drawn = [
-            kaiming_uniform(shape, generator_for(value, role, self.seed), value)
-            for role, shape in (("A", thin), ("B", high))
-        ]
+        drawn = self.drawn(value, "A", thin), self.drawn(value, "B", high)
         return Preimage((value, *drawn, value.new_full(short, 0.1), value.new_zeros(tall)))
 
 
@@ -126,8 +122,5 @@ class DeLoRA(OnBase):
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value as base, directions drawn, the strength zero."""
         _, thin, high, one = self.raw_shapes(value.shape)
-        drawn = [
-            kaiming_uniform(shape, generator_for(value, role, self.seed), value)
-            for role, shape in (("A", thin), ("B", high))
-        ]
+        drawn = self.drawn(value, "A", thin), self.drawn(value, "B", high)
         return Preimage((value, *drawn, value.new_zeros(one)))
