@@ -10,7 +10,6 @@ from torch.func import functional_call
 
 from computed.constraint import Constraint, IteratedConstraint, Preimage, Role
 from computed.errors import ConstraintRefusedError
-from computed.site import Site
 
 State = tuple[Tensor, ...]
 
@@ -60,6 +59,8 @@ class ConstraintLink(Link):
     def evaluate(self, arguments: Sequence[Tensor], *, training: bool) -> tuple[Tensor, State]:
         """Evaluate with the next state in training, with the settled one otherwise."""
         arguments = detach_fixed(arguments, self.roles)
+        if self.module.disabled:
+            return arguments[0].clone(), ()  # not the raw itself: a value may be written to
         if not isinstance(self.module, IteratedConstraint):
             return self.module(*arguments), ()
         raw = arguments[0]
@@ -70,6 +71,8 @@ class ConstraintLink(Link):
     def evaluate_given(self, arguments: Sequence[Tensor], state: State) -> Tensor:
         """Evaluate with exactly ``state``."""
         arguments = detach_fixed(arguments, self.roles)
+        if self.module.disabled:
+            return arguments[0].clone()
         if isinstance(self.module, IteratedConstraint):
             return self.module.value_given(arguments[0], state)
         value: Tensor = self.module(*arguments)
@@ -207,27 +210,19 @@ def detach_fixed(arguments: Sequence[Tensor], roles: Sequence[Role]) -> tuple[Te
     )
 
 
-def bind_chain(modules: Sequence[nn.Module], site: Site) -> None:
-    """Let each of our constraints resolve what the host knows."""
-    for module in modules:
-        if isinstance(module, Constraint):
-            module.bind(site)
-
-
 def reached_by_gradients(links: Sequence[Link], position: int) -> bool:
     """Whether gradients reach the raws of a link: a later one that takes the running value as fixed stops them."""
     return all(link.roles[0].trained for link in links[position + 1 :])
 
 
-def refusals(modules: Sequence[nn.Module], site: Site) -> list[str]:
-    """Why the chain cannot take ``site``: one reason a constraint that refuses."""
-    reasons = (module.why_not(site) for module in modules if isinstance(module, Constraint))
-    return [reason for reason in reasons if reason is not None]
-
-
 def overrides_op_rule(link: Link) -> bool:
     """Whether the link's constraint has op rules at all."""
     return isinstance(link.module, Constraint) and type(link.module).op_rule is not Constraint.op_rule
+
+
+def is_disabled(link: Link) -> bool:
+    """Whether the link's constraint stands aside for a while."""
+    return isinstance(link.module, Constraint) and link.module.disabled
 
 
 def is_stochastic(link: Link) -> bool:

@@ -58,6 +58,8 @@ class Constraint(nn.Module, abc.ABC):
     Evaluation is done in ``promote_types(dtype, float32)`` and cast once to the raw's dtype, so all three see float32
     or float64. The class name may not contain a layer's name, since weight initialisers search class names.
 
+    While ``disabled`` is set on an instance that keeps its weight, the value is that weight (`surgery.disabled`).
+
     ``found_from_settings`` are the names of fixed roles and of state that ``right_inverse`` finds by the settings: they
     are found anew when `surgery.configure` moves these.
     """
@@ -67,6 +69,7 @@ class Constraint(nn.Module, abc.ABC):
     stochastic: ClassVar[bool] = False
     factored_in_eval: ClassVar[bool] = False
     found_from_settings: ClassVar[tuple[str, ...]] = ()
+    disabled: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse class and role names that would be misread elsewhere."""
@@ -120,6 +123,14 @@ class Constraint(nn.Module, abc.ABC):
         acts in train mode and while compiling, in eval too where ``factored_in_eval``.
         """
         return None
+
+    def keeps_weight(self) -> bool:
+        """Whether its first raw is the weight as it would stand here without this constraint."""
+        return False
+
+    def acts_on_inputs(self) -> bool:
+        """Whether its op rules do what the value cannot, such as a dropout of inputs; it must be alone in its chain."""
+        return False
 
     def spec(self) -> str:
         """The text form of this constraint, as rules and checkpoints write it."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from computed.chain import Link, State
-from computed.constraint import IteratedConstraint, Preimage, state_dtype
+from computed.chain import Link, State, is_disabled
+from computed.constraint import Constraint, IteratedConstraint, Preimage, state_dtype
+from computed.torch_private import inside_transform
 
 
 @contextlib.contextmanager
@@ -39,7 +40,22 @@ def evaluate(
         running, state = link.evaluate(whole, training=training)
         states.append(state)
     assert running is not None
-    return running.to(dtype), states
+    value = running.to(dtype)
+    # a foreign module's value is laid out as it makes it: it stands for what that module computed before
+    return laid_out(value, raws) if isinstance(links[-1].module, Constraint) else value, states
+
+
+def laid_out(value: Tensor, raws: Sequence[Tensor]) -> Tensor:
+    """``value`` in the memory layout of the raw that has its shape, such as ``torch.channels_last``.
+
+    Kernels and the layout of outputs are chosen by that of a weight: they stay those of the Parameter that stood here.
+    A raw with gaps between its entries counts as one without. A transform's tensors have no memory to lay out.
+    """
+    first = raws[0] if raws else value
+    if first.shape != value.shape or first.stride() == value.stride() or inside_transform():
+        return value
+    place = torch.empty_like(first, dtype=value.dtype)
+    return value if place.stride() == value.stride() else place.copy_(value)
 
 
 def evaluate_given(
@@ -60,7 +76,7 @@ def evaluate_traced(links: Sequence[Link], raws: Sequence[Tensor], dtype: torch.
         whole = arguments if running is None else (running, *arguments)
         if link.roles:
             whole = tuple(a if role.trained else a.detach() for a, role in zip(whole, link.roles, strict=True))
-        running = link.module(*whole)
+        running = whole[0] if is_disabled(link) else link.module(*whole)
     assert running is not None
     return running.to(dtype)
 

@@ -1,4 +1,4 @@
-"""Matrices: a weight as a matrix, its polar factor, a retraction onto orthonormal columns."""
+"""Matrices: a weight as a matrix, its polar factor, orthonormal columns."""
 
 import torch
 from torch import Tensor
@@ -47,33 +47,6 @@ def orthonormality_error(matrix: Tensor) -> float:
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     gram = tall.T @ tall
     return float((gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).abs().amax())
-
-
-def cayley_retraction(base: Tensor, delta: Tensor) -> Tensor:
-    """From ``base`` (m, n; m >= n, orthonormal columns) along ``delta`` (m, n), staying orthonormal.
-
-    With ``C = baseᵀ delta``, ``S = (C - Cᵀ) / 2``, ``P = delta - base C``::
-
-        Q = (2 base + P) (I - S/2 + PᵀP/4)⁻¹ - base
-
-    This is ``(I - A/2)⁻¹ (I + A/2) base`` for ``A = P baseᵀ - base Pᵀ + base S baseᵀ``, with the inverse
-    brought from size m to size n. The symmetric part of what is inverted is at least I, so ``Q`` is defined
-    and smooth for every ``delta``; to first order it moves by ``delta`` projected to the tangent space at
-    ``base``, and for zero it is ``base``, bit for bit.
-
-    Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, lemma
-    4.
-    """
-    inside = base.t() @ delta
-    middle = torch.eye(base.shape[1], dtype=base.dtype, device=base.device) - 0.25 * (inside - inside.t())
-    if base.shape[0] == base.shape[1]:
-        # there is no normal part; a solve is two thirds of an inverse and a product here, and more where m >
-        # n
-        turned: Tensor = torch.linalg.solve(middle, 2 * base, left=False)
-        return turned - base
-    normal = delta - base @ inside
-    inverse: Tensor = torch.linalg.inv(middle + 0.25 * (normal.t() @ normal))
-    return (2 * base + normal) @ inverse - base
 
 
 def newton_schulz_correction(matrix: Tensor) -> Tensor:

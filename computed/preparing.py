@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import computed.placement  # noqa: F401 - installs the hook that guards an author's own assignments
-from computed.chain import Link, bind_chain, links_for, refusals
+from computed.chain import Link, links_for
+from computed.chain_at_site import bind_chain, refusals
 from computed.chaining import kept_preimages
 from computed.constraint import Constraint, IteratedConstraint, Preimage
 from computed.errors import ConstraintRefusedError

@@ -29,16 +29,28 @@ def cut_off(s: Tensor, low: float, high: float) -> Tensor:
 
 
 def singular_map(matrix: Tensor, low: float, high: float) -> Tensor:
-    """The value, by torch's own derivative; for scripted code."""
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    """The value for compiled and scripted code, with its first derivative; torch's own is NaN where values tie."""
+    u, s, vh = torch.linalg.svd(matrix.detach(), full_matrices=False)
     value: Tensor = (u * s.clamp(low, high)) @ vh
-    return value
+    # what is added is zero, and has the derivative
+    return value + differential(matrix - matrix.detach(), u, s, vh, low, high)
 
 
-def differential(direction: Tensor, u: Tensor, s: Tensor, vh: Tensor, low: float, high: float) -> Tensor:
+def differential(
+    direction: Tensor,
+    u: Tensor,
+    s: Tensor,
+    vh: Tensor,
+    low: float,
+    high: float,
+    tiny: float = TINY,  # TorchScript reads no constants of modules
+    at_bound: float = AT_BOUND,
+) -> Tensor:
     """The derivative of the value in ``direction``, which is its own adjoint."""
     # an insertion leaves singular values at the bounds, give or take rounding: they count as inside, and go on training
-    is_inside = (s >= low * (1 - AT_BOUND)) & (s <= high * (1 + AT_BOUND)) & (low < high)
+    is_inside = (s >= low * (1 - at_bound)) & (s <= high * (1 + at_bound))
+    if low >= high:
+        is_inside = torch.zeros_like(is_inside)
     f = torch.where(is_inside, s, cut_off(s, low, high))
     column, row = s.unsqueeze(-1), s.unsqueeze(-2)
     gap = column - row
@@ -47,12 +59,12 @@ def differential(direction: Tensor, u: Tensor, s: Tensor, vh: Tensor, low: float
     slopes = 0.5 * (slope.unsqueeze(-1) + slope.unsqueeze(-2))
     difference = f.unsqueeze(-1) - f.unsqueeze(-2)
     even = torch.where(is_tie, slopes, difference / torch.where(is_tie, torch.ones_like(gap), gap))
-    total = (column + row).clamp_min(TINY)
-    odd = torch.where(column + row > TINY, (f.unsqueeze(-1) + f.unsqueeze(-2)) / total, torch.zeros_like(total))
-    ratio = torch.where(s > TINY, f / s.clamp_min(TINY), torch.zeros_like(s))
-    left, right = u.mT @ direction, direction @ vh.mT
-    inside = left @ vh.mT
-    turned = even * (inside + inside.mT) / 2 + odd * (inside - inside.mT) / 2
+    total = (column + row).clamp_min(tiny)
+    odd = torch.where(column + row > tiny, (f.unsqueeze(-1) + f.unsqueeze(-2)) / total, torch.zeros_like(total))
+    ratio = torch.where(s > tiny, f / s.clamp_min(tiny), torch.zeros_like(s))
+    left, right = u.transpose(-2, -1) @ direction, direction @ vh.transpose(-2, -1)
+    inside = left @ vh.transpose(-2, -1)
+    turned = even * (inside + inside.transpose(-2, -1)) / 2 + odd * (inside - inside.transpose(-2, -1)) / 2
     result: Tensor = u @ turned @ vh
     if u.shape[-2] > u.shape[-1]:
         result = result + ((right - u @ inside) * ratio.unsqueeze(-2)) @ vh

@@ -1,5 +1,6 @@
 """A site: one parameter of a model, as frozen evidence."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,21 @@ class Convolution:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """How one host uses a weight: the dimension of its outputs, None where the host does not say, and its geometry."""
+
+    host_type: type[nn.Module] = nn.Module
+    outputs: int | None = None
+    convolution: Convolution | None = None
+
+
+@dataclass(frozen=True)
 class Site:
     """One parameter of a model: its names, its host and its tensor's metadata, without the tensor.
 
     ``names`` are all dotted names (more than one for a tie), original ones; ``host_types`` the class names of the
     host's method resolution order, one tuple a name. ``shape`` is None where it is not known yet (lazy modules).
+    ``usages`` say how the hosts use it, where that is known: one a name, each as `usage_of` gives it.
     """
 
     names: tuple[str, ...]
@@ -37,9 +48,9 @@ class Site:
     dtype: torch.dtype
     device: torch.device
     requires_grad: bool
-    convolution: Convolution | None = None
     buffer: bool = False
     host_types: tuple[tuple[str, ...], ...] = ()
+    usages: tuple["Usage", ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,6 +67,16 @@ class Site:
         """The last part of the name: the attribute of the host."""
         return self.name.rpartition(".")[2]
 
+    @property
+    def convolution(self) -> Convolution | None:
+        """The geometry of the first host, where that is a convolution."""
+        return self.usages[0].convolution if self.usages else None
+
+    @property
+    def outputs(self) -> int | None:
+        """The dimension of outputs for the first host, where that says it."""
+        return self.usages[0].outputs if self.usages else None
+
 
 def site_of(
     host: nn.Module,
@@ -65,8 +86,10 @@ def site_of(
     shape: torch.Size | None,
     host_types: tuple[tuple[str, ...], ...] = (),
     device: torch.device | None = None,
+    others: Iterable[nn.Module] = (),
 ) -> Site:
-    """The site of ``tensor``, which stands under ``names`` and whose first host is ``host``."""
+    """The site of ``tensor``, which stands under ``names``; ``host`` is the first host, ``others`` those behind it."""
+    all_hosts = zip((host, *others), names, strict=False)
     return Site(
         names=names,
         host_type=class_of(host),
@@ -74,9 +97,9 @@ def site_of(
         dtype=tensor.dtype,
         device=device or tensor.device,
         requires_grad=tensor.requires_grad,
-        convolution=convolution_of(host, names[0].rpartition(".")[2]),
         buffer=not isinstance(tensor, nn.Parameter),
         host_types=host_types,
+        usages=tuple(usage_of(each, name.rpartition(".")[2]) for each, name in all_hosts),
     )
 
 
@@ -89,6 +112,20 @@ def class_of(host: nn.Module) -> type[nn.Module]:
     """The class that a model's author gave ``host``: a graph puts others in the place of some, which name it."""
     stood: type[nn.Module] = vars(host).get("stands_for", type(host))
     return stood
+
+
+def usage_of(host: nn.Module, attribute: str) -> Usage:
+    """How ``host`` uses its ``attribute``: outputs run along dimension 1 in what is (in, out), else along 0.
+
+    That is a transposed convolution's weight, and that of ``Conv1D`` of transformers, which is no convolution:
+    https://github.com/huggingface/transformers/blob/main/src/transformers/pytorch_utils.py
+    """
+    convolution = convolution_of(host, attribute)
+    if convolution is not None:
+        return Usage(class_of(host), 1 if convolution.transposed else 0, convolution)
+    ancestors = ((cls.__module__.partition(".")[0], cls.__name__) for cls in class_of(host).__mro__)
+    flipped = attribute == "weight" and ("transformers", "Conv1D") in ancestors
+    return Usage(class_of(host), 1 if flipped else None)
 
 
 def convolution_of(host: nn.Module, attribute: str) -> Convolution | None:

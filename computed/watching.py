@@ -46,9 +46,25 @@ def in_foreign_memory(tensor: Tensor) -> bool:
 
 
 def own_storage(tensor: Tensor) -> None:
-    """Move a tensor out of foreign memory; shared memory stays shared."""
-    if in_foreign_memory(tensor) and not tensor.is_shared():
+    """Move a tensor out of foreign memory, and one whose entries share memory; shared memory stays shared."""
+    if tensor.is_shared():
+        return
+    if may_overlap_itself(tensor):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+    elif in_foreign_memory(tensor):
         tensor.data = tensor.data.clone()
+
+
+def may_overlap_itself(tensor: Tensor) -> bool:
+    """Whether entries of ``tensor`` may be one number in memory (an expanded one's are): torch writes to none such."""
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
+        return False
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
 
 
 def foreign_leaves(values: Iterable[Tensor], leaves: Sequence[Tensor]) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from surgery.constraining import apply_constraints as apply_constraints
     from surgery.constraining import constrain as constrain
     from surgery.constraining import constrained as constrained
+    from surgery.disabling import disabled as disabled
     from surgery.errors import PlanError as PlanError
     from surgery.errors import StaleOptimizerError as StaleOptimizerError
     from surgery.errors import SurgeryError as SurgeryError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from surgery.errors import UndoError as UndoError
     from surgery.graph.drawing import draw as draw
     from surgery.listing import computed_parameters as computed_parameters
+    from surgery.peft_loading import load_peft as load_peft
+    from surgery.peft_saving import save_peft as save_peft
     from surgery.planned import Plan as Plan
     from surgery.planned import plan as plan
     from surgery.saving import load_checkpoint as load_checkpoint
@@ -52,11 +55,14 @@ _PLACES = {
     "configure": "surgery.configuring",
     "constrain": "surgery.constraining",
     "constrained": "surgery.constraining",
+    "disabled": "surgery.disabling",
     "draw": "surgery.graph.drawing",
     "lipschitz_bound": "surgery.stretching",
     "load_checkpoint": "surgery.saving",
+    "load_peft": "surgery.peft_loading",
     "plan": "surgery.planned",
     "save_checkpoint": "surgery.saving",
+    "save_peft": "surgery.peft_saving",
     "state_dict": "surgery.checkpoint",
     "undo": "surgery.undoing",
 }
@@ -80,11 +86,14 @@ __all__ = [
     "configure",
     "constrain",
     "constrained",
+    "disabled",
     "draw",
     "lipschitz_bound",
     "load_checkpoint",
+    "load_peft",
     "plan",
     "save_checkpoint",
+    "save_peft",
     "state_dict",
     "undo",
 ]

@@ -15,6 +15,7 @@ from computed.parameter import ComputedParameter
 from computed.placement import place
 from computed.taking_over import from_raws
 from computed.torch_private import rebuild_flat_weights
+from surgery.adopting_peft import adopt_peft, has_peft
 from surgery.declared_ties import redeclare
 from surgery.errors import SurgeryError
 from surgery.finding import Found, Place, find
@@ -41,6 +42,10 @@ def adopt(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.M
 
     Checkpoints that were written before load ``strict=True`` afterwards, bit for bit.
 
+    Of a model that PEFT has adapted by LoRA, DoRA or IA3 (a `PeftModel`, or one with injected adapters), the one
+    active adapter is taken over and the base is returned, which `undo` gives PEFT's layers back to: equal to rounding,
+    factors of linear layers the same objects.
+
     Args:
         model: any module.
         patterns: one pattern or several: only these; None means all. Where torch's parametrizations hold several
@@ -58,6 +63,8 @@ def adopt(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.M
         >>> list(layer.state_dict())
         ['bias', 'weight.0', 'weight.1']
     """
+    if has_peft(model):
+        return _from_peft(model, patterns)
     held = [one for one in find(model) if one.holder is not None]
     chosen = held if patterns is None else chosen_by(patterns, held, model, "adopt", "held weight")
     todo = _together([(place_, holders(place_.host)) for one in chosen for place_ in one.slots])
@@ -78,6 +85,15 @@ def adopt(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.M
         remember(model, record)
     _report(todo)
     return model
+
+
+def _from_peft(model: nn.Module, patterns: object) -> nn.Module:
+    if patterns is not None:
+        raise SurgeryError(f"adopt: {patterns!r}: what PEFT has put into a model is taken over as a whole; no patterns")
+    base, record, count = adopt_peft(model)
+    remember(base, record)
+    logger.info("adopted %d from PEFT", count)
+    return base
 
 
 def _together(places: Sequence[tuple[Place, Mapping[str, Holder]]]) -> list[list[Held]]:

@@ -1,13 +1,14 @@
 """Moving the settings of computed parameters while they are held: a bound, a sparsity, bits; for schedules."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from computed.chain_at_site import refusals
 from computed.constraint import Constraint, IteratedConstraint
 from computed.constraints.describing import Described
 from computed.evaluation import arguments_by_link, full_precision
@@ -16,6 +17,7 @@ from computed.parameter import ComputedParameter
 from computed.site import Site
 from surgery.errors import SurgeryError
 from surgery.finding import Found
+from surgery.graph.factored import why_built_in
 from surgery.listing import found_computed
 
 
@@ -72,6 +74,9 @@ def configure(model: nn.Module, patterns: str | Iterable[str] | None, /, **setti
 def _moves(found: Found, settings: Mapping[str, Any], *, required: bool) -> list[_Move]:
     parameter = found.computed
     assert parameter is not None
+    for place in found.places:
+        if reason := why_built_in(place.host, place.attribute):
+            raise ValueError(reason)
     moves: list[_Move] = []
     unknown, known = dict(settings), set[str]()
     for position, link in enumerate(parameter.links):
@@ -82,7 +87,8 @@ def _moves(found: Found, settings: Mapping[str, Any], *, required: bool) -> list
         known |= set(arguments)
         given = {name: value for name, value in settings.items() if name in arguments}
         if given:
-            moves.append(_Move(parameter, position, _with_settings(constraint, given, found.site)))
+            others = [other.module for other in parameter.links if other is not link]
+            moves.append(_Move(parameter, position, _with_settings(constraint, given, found.site, others)))
             unknown = {name: value for name, value in unknown.items() if name not in given}
     if unknown and (required or moves):
         hint = did_you_mean(near_misses(next(iter(unknown)), known))
@@ -94,11 +100,13 @@ def _quoted(settings: Mapping[str, Any]) -> str:
     return f"setting{'' if len(settings) == 1 else 's'} {', '.join(map(repr, settings))}"
 
 
-def _with_settings(constraint: Constraint, given: Mapping[str, Any], site: Site) -> Constraint:
+def _with_settings(
+    constraint: Constraint, given: Mapping[str, Any], site: Site, others: Sequence[nn.Module]
+) -> Constraint:
     assert isinstance(constraint, Described)
     new: Constraint = type(constraint)(**{**constraint.settings(), **given})
-    if (reason := new.why_not(site)) is not None:
-        raise ValueError(reason)
+    if reasons := refusals([new, *others], site):
+        raise ValueError("; ".join(reasons))
     new.bind(site)
     assert site.shape is not None
     if new.raw_shapes(site.shape) != constraint.raw_shapes(site.shape):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from computed.parameter import ComputedParameter
 from computed.watching import UnwatchableError, same_bits, snapshot
 from surgery.finding import Found, find
+from surgery.quantised_bases import quantised_refusals
 
 
 class Standing(NamedTuple):
@@ -60,7 +61,9 @@ def _tensors(found: Found) -> list[tuple[str, Tensor]]:
     subject = found.subject
     if isinstance(subject, ComputedParameter):
         return [(f"{found.site.name}.{name}", raw) for name, raw in subject.raws.items()]
-    return [(found.site.name, subject)] if found.site.shape is not None and not subject.is_meta else []
+    # what another library has quantised has no bits to look at, and no plan changes them
+    known = found.site.shape is not None and not subject.is_meta and not quantised_refusals(found)
+    return [(found.site.name, subject)] if known else []
 
 
 class _Kept:

@@ -112,15 +112,17 @@ def _registered(
 def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...], holder: Holder | None) -> Found:
     names = tuple(place.name for place in places)
     host = places[0].host
+    others = tuple(place.host for place in places[1:])
     host_types = tuple(type_names(place.host) for place in places)
     if isinstance(subject, ComputedParameter):
         like = nn.Parameter(
             torch.empty(subject.shape, dtype=subject.dtype, device="meta"), requires_grad=subject.requires_grad
         )
-        site = site_of(host, names, like, shape=subject.shape, host_types=host_types, device=subject.device)
+        shape, device = subject.shape, subject.device
+        site = site_of(host, names, like, shape=shape, host_types=host_types, device=device, others=others)
         return Found(site, places, subject)
-    shape = None if is_lazy(subject) else subject.shape
-    site = site_of(host, names, subject, shape=shape, host_types=host_types)
+    known = None if is_lazy(subject) else subject.shape
+    site = site_of(host, names, subject, shape=known, host_types=host_types, others=others)
     return Found(site, places, subject, None if holder is None else holder.called)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from computed.constraints.operator_norm import undilated
+from computed.constraints.one_operator import undilated
 from computed.linalg import in_double
 from computed.singular_values import largest_singular_value
 from computed.site import FORWARD_CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, convolution_of

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from computed.resolving import build
 from computed.spec import parse_spec
+from surgery.adapter_advice import training_advice
 from surgery.errors import SurgeryError
 from surgery.finding import Found, find
 from surgery.grouping import Trouble, grouped
@@ -16,6 +17,7 @@ from surgery.pretrained import saving_advice
 from surgery.progress import tracked
 from surgery.proposal import Action, PlannedSite
 from surgery.proposing import EXISTING, Proposal, constrained_by, exempted, frozen
+from surgery.quantised_bases import quantised_refusals
 from surgery.refusing import holding_refusals, inference_refusals, overlapping, shared_storage
 from surgery.rules.deciding import Candidate, decide
 from surgery.rules.ruleset import Rule, RuleSet
@@ -97,8 +99,10 @@ def draft(model: nn.Module, rules: Rules, options: Options, resolve: Resolve | N
         rows = list(given_copies(rows, found))
     problems = (*problems, *grouped(troubles))
     made = _judged(tuple(rows), problems, decision.hints, options, untouched=len(found) - len(decided))
-    advice = saving_advice(model) if any(row.changes and row.action is not Action.FREEZE for row in rows) else None
-    return made if advice is None else replace(made, advice=(advice,))
+    undecided = [one for one, index in zip(found, decision.winner, strict=True) if index is None]
+    constrains = any(row.changes and row.action is not Action.FREEZE for row in rows)
+    advice = (training_advice(rows, undecided), saving_advice(model) if constrains else None)
+    return replace(made, advice=tuple(text for text in advice if text is not None))
 
 
 def _judged(
@@ -136,7 +140,7 @@ def _proposal(found: Found, rule: Rule, surroundings: Surroundings, options: Opt
         refused = refused if found.site.requires_grad else []
         return Proposal(None, tuple(refused)) if refused else frozen(found, rule.text)
     reasons = _tie_reasons(found, options) + inference_refusals(found) + shared_storage(found, surroundings.shared)
-    reasons += sharding_refusals(found, surroundings.wrapping)
+    reasons += sharding_refusals(found, surroundings.wrapping) + quantised_refusals(found)
     if reasons:
         return Proposal(None, tuple(reasons))
     proposal = constrained_by(

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from computed.constraint import Constraint
 from computed.parameter import ComputedParameter
 from computed.resolving import build
 from computed.sharding import is_sharded
@@ -129,15 +130,22 @@ def _unnamed(found: tuple[Found, ...]) -> list[str]:
 
 
 def _projected(found: tuple[Found, ...]) -> set[str]:
-    """The raws that a projection has made, frozen ones too: a plain model does not have them."""
+    """The raws that a projection has made, frozen and fixed ones too: a plain model does not have them."""
     return {
         f"{name}.{raw.name}"
         for one in found
         if one.computed is not None
         for name in one.site.names
-        for raw in one.computed.raw_slots()
-        if raw.role.trained
+        for raw in one.computed.raw_slots()[_keeps_weight(one.computed) :]
     }
+
+
+def _keeps_weight(parameter: ComputedParameter) -> bool:
+    """Whether the first raw is fixed and the weight as a plain model has it; a later constraint would have moved it."""
+    first = parameter.links[0]
+    fixed = bool(first.roles) and not first.roles[0].trained
+    keeps = isinstance(first.module, Constraint) and first.module.keeps_weight()
+    return fixed and keeps and len(parameter.links) == 1
 
 
 def _reads_back(parameter: ComputedParameter) -> bool:

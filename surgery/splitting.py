@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from computed.site import Site, convolution_of
+from computed.site import Site
 from surgery.finding import Found, Place
 from surgery.proposal import Action, PlannedSite
 
@@ -61,13 +61,13 @@ def _parts_by_tensor(parts: Sequence[Found]) -> dict[int, int]:
 
 
 def _renamed(found: Found, places: tuple[Place, ...]) -> Site:
+    whole = found.site
     names = tuple(place.name for place in places)
-    types = tuple(found.site.host_types[found.site.names.index(name)] for name in names)
-    host = places[0].host
+    positions = [whole.names.index(name) for name in names]
     return replace(
-        found.site,
+        whole,
         names=names,
-        host_type=type(host),
-        host_types=types,
-        convolution=convolution_of(host, names[0].rpartition(".")[2]),
+        host_type=type(places[0].host),
+        host_types=tuple(whole.host_types[position] for position in positions),
+        usages=tuple(whole.usages[position] for position in positions),
     )

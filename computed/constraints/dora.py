@@ -29,11 +29,12 @@ class DoRA(Scaled, Stored):
     Args:
         rank: any from 1.
         alpha: the scale is ``alpha / rank``; where it is not given, the scale is 1.
+        rslora: the scale is ``alpha / sqrt(rank)``.
         seed: draws ``A`` instead of `torch.initial_seed`.
         dim: where rows run, for a weight of three or more dimensions whose host is no convolution.
 
     Errors:
-        ValueError: ``rank`` below 1, ``alpha`` not finite.
+        ValueError: ``rank`` below 1, ``alpha`` not finite, none for ``rslora``.
 
     Reference: Liu et al., "DoRA: weight-decomposed low-rank adaptation", 2024 (arXiv:2402.09353), equation 5.
 
@@ -48,9 +49,15 @@ class DoRA(Scaled, Stored):
     roles: ClassVar[tuple[Role, ...]] = added("A", "B", "m")
 
     def __init__(
-        self, rank: int, *, alpha: float | None = None, seed: int | None = None, dim: int | None = None
+        self,
+        rank: int,
+        *,
+        alpha: float | None = None,
+        rslora: bool = False,
+        seed: int | None = None,
+        dim: int | None = None,
     ) -> None:
-        super().__init__(rank, alpha, seed, dim)
+        super().__init__(rank, alpha, seed, dim, rslora=rslora)
         self.stored = torch.float32
 
     def raw_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:

@@ -85,21 +85,25 @@ def train_convolution(
     groups: int = 1,
 ) -> Any:
     """A 1 x 1 convolution, one along each direction, a 1 x 1 convolution."""
-    if groups != 1 or isinstance(padding, str):
+    if groups != 1:
         return NotImplemented
     first, down, across, last = weight
-    (high, wide), (above, left), (tall, long) = pair(stride), pair(padding), pair(dilation)
+    (high, wide), (tall, long) = pair(stride), pair(dilation)
+    # "same" and "valid" mean the same along each direction by itself
+    padded = (padding, padding) if isinstance(padding, str) else ((pair(padding)[0], 0), (0, pair(padding)[1]))
     narrow = functional.conv2d(input, pointwise(first.t(), functional.conv2d))
     downward = down.movedim(-1, 0).unsqueeze(-1)
-    narrow = functional.conv2d(narrow, downward, None, (high, 1), (above, 0), (tall, 1))
+    narrow = functional.conv2d(narrow, downward, None, (high, 1), padded[0], (tall, 1))
     sideways = across.movedim(-1, 0).unsqueeze(-2)
-    narrow = functional.conv2d(narrow, sideways, None, (1, wide), (0, left), (1, long))
+    narrow = functional.conv2d(narrow, sideways, None, (1, wide), padded[1], (1, long))
     return functional.conv2d(narrow, pointwise(last.t(), functional.conv2d), bias)
 
 
 def pointwise(matrix: Tensor, op: Callable[..., Any]) -> Tensor:
     """A matrix (out, in) as the weight of a convolution over single points."""
-    return matrix.reshape([*matrix.shape, *[1] * CONVOLUTIONS[op]])
+    for _ in range(CONVOLUTIONS[op]):  # in a trace a transposed factor has no sizes to reshape by
+        matrix = matrix.unsqueeze(-1)
+    return matrix
 
 
 def pair(setting: Any) -> tuple[int, int]:

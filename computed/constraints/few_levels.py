@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 
 from computed.constraint import Preimage
+from computed.constraints.integers import Integers, OnGrid
 from computed.constraints.measuring import worst
 from computed.constraints.norms import Sliced
 from computed.constraints.refusing import exempt
-from computed.constraints.slice_scaling import slice_dims
+from computed.constraints.slice_scaling import largest_entries, slice_dims
 from computed.constraints.straight_through import straight_through
 from computed.linalg import in_double
 from computed.site import Site
 
 
-class OneSize(Sliced, abc.ABC):
+class OneSize(Sliced, OnGrid, abc.ABC):
     """Entries of each slice along ``dim`` have one size, by which their own are replaced."""
 
     def settings(self) -> dict[str, object]:
@@ -33,6 +34,14 @@ class OneSize(Sliced, abc.ABC):
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value itself."""
         return Preimage((value,))
+
+    def why_no_integers(self) -> str | None:
+        """They are -1, 0 and 1."""
+        return None
+
+    def integers(self, value: Tensor, raws: Sequence[Tensor]) -> Integers:
+        """Signs, and the size."""
+        return Integers(value.sign().to(torch.int8), largest_entries(value, self.dim), self.dim, None)
 
 
 def slice_means(tensor: Tensor, axis: int | None) -> Tensor:

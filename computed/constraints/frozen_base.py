@@ -53,6 +53,10 @@ class OnBase(Described, Constraint, abc.ABC):
         self.dim = resolved_dim(site, self.dim)
         self.rows = self.dim or 0
 
+    def keeps_weight(self) -> bool:
+        """The base is the weight."""
+        return True
+
     def drawn(self, value: Tensor, role: str, shape: torch.Size) -> Tensor:
         """Numbers of a role, in the dtype of ``value``."""
         return kaiming_uniform(shape, generator_for(value, role, self.seed), value)
@@ -70,24 +74,30 @@ def rank_of(name: str, rank: object) -> int:
 
 
 class Scaled(OnBase):
-    """An adapter of some rank with the scale ``alpha / rank``."""
+    """An adapter of some rank with the scale ``alpha / rank``, or ``alpha / sqrt(rank)`` with ``rslora``."""
 
     alpha: float | None
 
-    def __init__(self, rank: int, alpha: float | None, seed: int | None, dim: int | None) -> None:
+    def __init__(
+        self, rank: int, alpha: float | None, seed: int | None, dim: int | None, *, rslora: bool = False
+    ) -> None:
         super().__init__(seed, dim)
         self.rank = rank_of(self.spec_name, rank)
         require(alpha is None or math.isfinite(alpha), f"{self.spec_name} needs a finite alpha, got {alpha!r}")
+        require(alpha is not None or not rslora, f"{self.spec_name} with rslora=True scales alpha, and needs one")
         self.alpha = None if alpha is None else float(alpha)
+        self.rslora = bool(rslora)
 
     def own_settings(self) -> dict[str, object]:
-        """Rank and alpha."""
-        return {"rank": self.rank, "alpha": self.alpha}
+        """Rank, alpha, and how it is scaled where that is not by default."""
+        return {"rank": self.rank, "alpha": self.alpha, "rslora": self.rslora or None}
 
     def scale(self) -> float:
-        """``alpha / rank``, 1 where no alpha was given."""
+        """``alpha / rank`` or ``alpha / sqrt(rank)``, 1 where no alpha was given."""
         alpha = self.alpha
-        return 1.0 if alpha is None else alpha / self.rank
+        if alpha is None:
+            return 1.0
+        return alpha / math.sqrt(self.rank) if self.rslora else alpha / self.rank
 
 
 def sides(shape: torch.Size, rows: int) -> tuple[int, int]:

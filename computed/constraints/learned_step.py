@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from computed.constraint import Preimage, Role
-from computed.constraints.quantised import Grid, positive
+from computed.constraints.grid import Grid, positive
 from computed.constraints.slice_scaling import slice_dims
 from computed.constraints.straight_through import straight_through
 from computed.linalg import in_double

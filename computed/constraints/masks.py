@@ -40,6 +40,10 @@ class Masked(Described, FixedState, abc.ABC):
         """The value for a given mask."""
         return raw * state[0].to(raw.dtype)
 
+    def keeps_weight(self) -> bool:
+        """What is masked stays in the raw."""
+        return True
+
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value itself: what is masked is kept, for a mask that has more ones later."""
         return Preimage((value,), (self.mask_of(value.detach()),))
@@ -62,7 +66,7 @@ class Mask(Masked):
     ``round(sparsity n)`` of ``n`` entries or slices are zero; of equal ones the last. Weight decay acts on raws,
     hidden ones too.
 
-    Zeros save no memory and no time by themselves: layers keep their shapes.
+    Zeros save no memory and no time by themselves, and whole slices of them neither: layers keep their shapes.
 
     Errors:
         ValueError: not ``0 <= sparsity <= 1``, or ``dim`` is no whole number. A weight without it is refused.
@@ -132,8 +136,9 @@ class SparsePattern(Masked):
     """N:M sparsity: of every ``m`` neighbours along ``dim`` no more than ``n`` are not zero.
 
     The ``n`` largest in size stay, which gives the nearest point. ``dim`` is 1 by default, the inputs of a weight
-    (out, in): 2:4 is what GPUs run faster (`torch.sparse.to_sparse_semi_structured` takes the baked weight). The mask
-    is found as for `Mask`, and as there what is masked keeps its raw, on which weight decay acts.
+    (out, in): 2:4 is what GPUs run faster (`torch.sparse.to_sparse_semi_structured` takes the baked weight, in half
+    precision on CUDA). The mask is found as for `Mask`, and as there what is masked keeps its raw, on which weight
+    decay acts.
 
     Errors:
         ValueError: not ``1 <= n <= m``. A dimension that ``m`` does not divide is refused.

@@ -1,16 +1,16 @@
 """The operator norm of a convolution is set, or capped: what spectral does not do, whose norm is a matrix's."""
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from computed.constraints.one_operator import undilated, why_not_one_operator
 from computed.constraints.refusing import exempt, require, whole_number
 from computed.constraints.sigma_target import SigmaTarget
 from computed.linalg import in_double
-from computed.site import Convolution, Site
+from computed.site import Site
 from computed.symbol_bound import operator_norm_bound
 from computed.symbol_following import follow, grid_shape
 from computed.symbol_peak import leading_waves, operator_norm
@@ -109,7 +109,7 @@ class OperatorScale(SigmaTarget):
         if len(shape) == 2:
             return None
         if site.convolution is not None:
-            return _why_not_padded(site, site.convolution) or self._why_not_divided(site, shape)
+            return why_not_one_operator(NAME, site) or self._why_not_divided(site, shape)
         if self.stride is None or self.groups is None:
             return (
                 f"{NAME} does not know how {site.host_type.__name__} uses its weight of shape {tuple(shape)}: give "
@@ -199,16 +199,6 @@ def with_taps(weight: Tensor) -> Tensor:
     return weight.unsqueeze(-1) if weight.dim() == 2 else weight
 
 
-def undilated(geometry: Convolution) -> tuple[int, ...]:
-    """The stride of the convolution without dilation that has the same norm: without what a dilation shares with it.
-
-    Multiples of what stride and dilation share see nothing of other pixels; where a dilation is prime to the stride,
-    each of its cosets is a convolution without it.
-    """
-    pairs = zip(geometry.stride, geometry.dilation, strict=True)
-    return tuple(step // math.gcd(step, apart) for step, apart in pairs)
-
-
 def _for_each(stride: int | tuple[int, ...] | None, dims: int) -> tuple[int, ...] | None:
     return (stride,) * dims if isinstance(stride, int) else stride
 
@@ -218,20 +208,3 @@ def _strides(stride: int | Sequence[int] | None) -> int | tuple[int, ...] | None
     numbers = tuple(whole_number(f"{NAME}: stride", number) for number in given)
     require(all(number > 0 for number in numbers), f"{NAME} needs a stride >= 1, got {stride!r}")
     return None if stride is None else numbers[0] if isinstance(stride, int) else numbers
-
-
-def _why_not_padded(site: Site, geometry: Convolution) -> str | None:
-    """Padding that repeats pixels makes the norm larger, by how much depends on the image."""
-    advice = f"pad with zeros, use spectral, or {exempt(site)}"
-    if geometry.padding_mode in ("reflect", "replicate"):
-        return f"{NAME} has no bound for padding_mode={geometry.padding_mode!r}, which repeats pixels; {advice}"
-    if geometry.padding_mode != "circular" or isinstance(geometry.padding, str):
-        return None
-    kernel = (site.shape or torch.Size())[2:]
-    reach = [apart * (size - 1) for apart, size in zip(geometry.dilation, kernel, strict=True)]
-    if all(2 * padding <= width for padding, width in zip(geometry.padding, reach, strict=True)):
-        return None
-    return (
-        f"{NAME} has no bound for circular padding={geometry.padding} of a kernel of {tuple(kernel)} taps, which "
-        f"repeats pixels that no tap needs; {advice}"
-    )

@@ -1,49 +1,44 @@
-"""Orthogonal: the columns of a weight are orthonormal, or its rows where there are fewer of them."""
+"""Orthogonal, SpecialOrthogonal, Grassmannian: orthonormal columns, rotations, and the spans of columns."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from computed.constraint import IteratedConstraint, Preimage, state_dtype
-from computed.constraints.describing import Described
-from computed.constraints.measuring import worst
-from computed.constraints.refusing import resolved_dim, whole_number, why_not_matrix
-from computed.linalg import (
-    as_matrix,
-    cayley_retraction,
-    in_double,
-    like_weight,
-    newton_schulz_correction,
-    orthonormality_error,
-    polar_factor,
-)
+from computed.constraints.refusing import exempt
+from computed.constraints.stepped import ByMap, FromBase
+from computed.linalg import in_double, orthonormality_error, polar_factor, scaled_to_one
+from computed.retractions import cayley_retraction, horizontal
 from computed.site import Site
 
-# How long a step may be, in units of the root of the number of columns. It lets all columns turn by 165
-# degrees at once, and float32 still inverts what the retraction inverts.
-REACH = 16.0
 
-
-class Orthogonal(Described, IteratedConstraint):
+class Orthogonal(ByMap):
     """Orthonormal columns, or rows where there are fewer of them: ``QᵀQ = I`` for ``Q`` (m, n), m >= n.
 
-    ``value = Q(raw - base)``: a step from a fixed orthonormal ``base`` along the tangent part of the
-    difference, by the Cayley retraction (`computed.linalg.cayley_retraction`). To first order the value moves
-    as the raw does. At insertion both are the weight's polar factor, which is the nearest orthonormal matrix;
-    a weight that is orthonormal already is kept bit for bit. Every raw gives an orthonormal value, zero and
-    singular ones too, and the map is smooth. Without a base there is no such map: orthonormal matrices cannot
-    be contracted to one of them.
+    ``value = R(base, raw - base)``: a step from a fixed orthonormal ``base`` along the tangent part of the
+    difference, by a retraction ``R``. To first order the value moves as the raw does, whichever it is. At insertion
+    both are the weight's polar factor, which is the nearest orthonormal matrix; a weight that is orthonormal already
+    is kept bit for bit. Every raw gives an orthonormal value, zero and singular ones too, and the map is smooth.
+    Without a base there is no such map: orthonormal matrices cannot be contracted to one of them.
 
     The matrix is (out, in * k) for a convolution; ``dim`` says where rows run where the host does not.
     Computed in at least float32, accurate to about ``2e-6`` there; ``base`` stays in float32 under casts.
 
-    Weight decay turns the value back towards ``base``, and leaves it orthonormal.
+    Args:
+        map: "cayley", one solve of the smaller side; "exp", the exponential of a skew matrix, along geodesics; "qr",
+            the ``Q`` of a QR decomposition; "newton_schulz", the polar factor, by products alone where steps are short.
+        dim: where rows run.
+
+    Weight decay turns the value back towards ``base``, and leaves it orthonormal. `DynamicOrthogonal`
+    (``dynamic_orthogonal``) has a base that follows.
+
+    Errors:
+        ValueError: a map of another name.
 
     Reference: Wen and Yin, "A feasible method for optimization with orthogonality constraints", 2013, lemma 4;
     for the fixed base, Lezcano-Casado, "Trivializations for gradient-based optimization on manifolds", 2019
-    (arXiv:1909.09501).
+    (arXiv:1909.09501); for the others, Absil, Mahony and Sepulchre, "Optimization algorithms on matrix manifolds",
+    2008, example 4.1.3.
 
     Example:
         >>> from computed.parameter import ComputedParameter
@@ -53,110 +48,110 @@ class Orthogonal(Described, IteratedConstraint):
     """
 
     spec_name: ClassVar[str] = "orthogonal"
-    state_names: ClassVar[tuple[str, ...]] = ("base",)
-    base: Tensor
 
-    def __init__(self, *, dim: int | None = None) -> None:
-        super().__init__()
-        self.dim = None if dim is None else whole_number("orthogonal: dim", dim)
-        self.rows = self.dim or 0
-        self.reach = REACH
+    def __init__(self, *, map: str = "cayley", dim: int | None = None) -> None:
+        super().__init__(map, dim)
 
-    def settings(self) -> dict[str, object]:
-        """Where rows run, unless the weight is a matrix."""
-        return {} if self.dim is None else {"dim": self.dim}
+    def nearest(self, matrix: Tensor) -> Tensor:
+        """The polar factor."""
+        return polar_factor(matrix)
+
+
+class SpecialOrthogonal(ByMap):
+    """A rotation: ``QᵀQ = I`` and ``det Q = 1`` for a square weight.
+
+    As `Orthogonal`, whose maps keep the determinant. At insertion the value is the nearest rotation: the polar
+    factor, with the direction of the smallest singular value turned round where its determinant is -1. Weight decay
+    turns the value back towards ``base``, and leaves it a rotation.
+
+    Errors:
+        ValueError: a map of another name. A weight that is not square is refused.
+
+    Reference: Kabsch, "A solution for the best rotation to relate two sets of vectors", 1976, for the projection.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> q = ComputedParameter.from_value(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), SpecialOrthogonal())
+        >>> (q.detach() + 0.0).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    spec_name: ClassVar[str] = "special_orthogonal"
+
+    def __init__(self, *, map: str = "cayley", dim: int | None = None) -> None:
+        super().__init__(map, dim)
 
     def why_not(self, site: Site) -> str | None:
-        """It takes what is a matrix, or says how it is read as one."""
-        return why_not_matrix("orthogonal", site, self.dim)
+        """It takes what is a square matrix."""
+        reason = super().why_not(site)
+        if reason is not None or site.shape is None:
+            return reason
+        side = site.shape[self.dim or 0]
+        if side * side == site.shape.numel():
+            return None
+        return (
+            f"special_orthogonal needs a square matrix, got ({side}, {site.shape.numel() // side}), where a "
+            f"determinant is not defined; use orthogonal or {exempt(site)}"
+        )
 
-    def bind(self, site: Site) -> None:
-        """Find out where rows run."""
-        self.dim = resolved_dim(site, self.dim)
-        self.rows = self.dim or 0
+    def nearest(self, matrix: Tensor) -> Tensor:
+        """The polar factor, or the rotation next to it."""
+        u, _, vh = torch.linalg.svd(scaled_to_one(in_double(matrix))[0])
+        u[:, -1] *= torch.linalg.det(u @ vh).sign()
+        rotation: Tensor = u @ vh
+        return rotation.to(matrix)
 
-    def forward(self, raw: Tensor) -> Tensor:
-        """The value in a graph."""
-        return self.from_base(raw, self.base)
+    def excess(self, matrix: Tensor) -> float:
+        """The largest entry of ``|QᵀQ - I|``; 2 for a reflection, which is as far as matrices are in any direction."""
+        turned_round = bool(torch.linalg.slogdet(matrix)[0] < 0)
+        return 2.0 if turned_round else orthonormality_error(matrix)
 
-    def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
-        """The value for a given base."""
-        return self.from_base(raw, state[0])
 
-    def from_base(self, raw: Tensor, base: Tensor) -> Tensor:
-        """Step from ``base`` towards ``raw``, no further than `REACH`, and take rounding errors back."""
-        start = as_matrix(base, self.rows)
-        step = as_matrix(raw, self.rows) - start
-        wide = start.shape[0] < start.shape[1]
-        if wide:
-            start, step = start.t(), step.t()
-        length = step.square().sum() / start.shape[1]
-        step = step * torch.rsqrt(1 + length / self.reach**2)
-        value = cayley_retraction(start, step)
-        # errors grow with the step; without one the base is kept as it is (the length may be infinite)
-        value = value + (newton_schulz_correction(value) * (1 - 0.01 / (0.01 + length))).detach()
-        return like_weight(value.t() if wide else value, raw, self.rows)
+class Grassmannian(FromBase):
+    """The span of orthonormal columns: a point of the Grassmann manifold, as ``Q`` (m, n) with ``QᵀQ = I``.
 
-    def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
-        """The base: it stays."""
-        return (self.base,)
+    As `Orthogonal` by the Cayley map, but of a step only what leaves the span of ``base`` counts: ``value = R(base, (I
+    - base baseᵀ)(raw - base))``. So no two raws near the base give two bases of one span, and ``n²`` directions
+    that do not change it have no gradient: for losses that depend on ``Q Qᵀ``, such as projections onto a subspace.
+    Where a weight is wide, that is the span of its rows. At insertion the value is the polar factor, which has the
+    weight's span. A square weight has only one span, so it does not train: it is refused. Weight decay turns the
+    span back towards that of ``base``.
 
-    def settled_state(self, raw: Tensor) -> tuple[Tensor, ...]:
-        """The base: it stays."""
-        return (self.base,)
+    Errors:
+        A square weight is refused.
 
-    def state_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
-        """That of the weight."""
-        return (shape,)
+    Reference: Edelman, Arias and Smith, "The geometry of algorithms with orthogonality constraints", 1998, section 2.5.
 
-    def allocate_state(self, shape: torch.Size, like: Tensor) -> None:
-        """Register one buffer: what does not move needs no pending and no settled copy."""
-        self.register_buffer("base", torch.zeros(shape, dtype=state_dtype(like.dtype), device=like.device))
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> q = ComputedParameter.from_value(torch.tensor([[2.0], [0.0], [0.0]]), Grassmannian())
+        >>> q.detach().flatten().tolist()
+        [1.0, 0.0, 0.0]
+    """
 
-    def state(self, prefix: str = "") -> tuple[Tensor, ...]:
-        """The base, whichever set is asked for."""
-        return (self.base,)
+    spec_name: ClassVar[str] = "grassmannian"
 
-    def _write(self, prefix: str, state: Sequence[Tensor]) -> None:
-        # committing the base to itself would copy it at every step and end the hold
-        if not prefix and state[0] is not self.base:
-            super()._write(prefix, state)
+    def __init__(self, *, dim: int | None = None) -> None:
+        super().__init__(dim)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "Orthogonal":
-        before = self._buffers.get("base")
-        super()._apply(fn, recurse)
-        if before is not None and self.base.dtype != before.dtype:
-            self._repair()
-        return self
+    def own_settings(self) -> dict[str, object]:
+        """None."""
+        return {}
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self._repair()
+    def why_not(self, site: Site) -> str | None:
+        """It takes what is a matrix, but a square one."""
+        reason = super().why_not(site)
+        if reason is not None or site.shape is None:
+            return reason
+        side = site.shape[self.dim or 0]
+        if side * side != site.shape.numel():
+            return None
+        return f"grassmannian was given a square matrix ({side}, {side}), which has one span; {exempt(site)}"
 
-    def _repair(self) -> None:
-        """Make a base orthonormal again that came from a narrower dtype."""
-        base = self._buffers.get("base")
-        if base is None or base.is_meta:
-            return
-        matrix = as_matrix(base, self.rows)
-        error = orthonormality_error(matrix)
-        if 64 * torch.finfo(base.dtype).eps < error < 0.5:
-            self._buffers["base"] = like_weight(polar_factor(matrix), base, self.rows)
+    def stepped(self, base: Tensor, delta: Tensor) -> Tensor:
+        """By the part that leaves the span."""
+        return cayley_retraction(base, horizontal(base, delta))
 
-    def right_inverse(self, value: Tensor) -> Preimage:
-        """The polar factor as raw and base; the value itself where it is orthonormal."""
-        matrix = as_matrix(value, self.rows)
-        if not self._is_orthonormal(matrix):
-            value = like_weight(polar_factor(matrix), value, self.rows)
-        return Preimage((value,), (value.clone(),))
-
-    def _is_orthonormal(self, matrix: Tensor) -> bool:
-        return orthonormality_error(in_double(matrix)) <= 16 * torch.finfo(matrix.dtype).eps
-
-    def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
-        """The largest entry of ``|QᵀQ - I|``, in float64."""
-        return worst(torch.tensor(orthonormality_error(in_double(as_matrix(value, self.rows)))))
-
-    def tolerance(self, dtype: torch.dtype) -> float:
-        """Rounding of the entries, and of the retraction."""
-        return 2 * float(torch.finfo(dtype).eps) + 64 * float(torch.finfo(state_dtype(dtype)).eps)
+    def nearest(self, matrix: Tensor) -> Tensor:
+        """The polar factor."""
+        return polar_factor(matrix)

@@ -2,6 +2,8 @@
 
 import operator
 
+import torch
+
 from computed.site import Site
 
 
@@ -42,25 +44,37 @@ def why_not_matrix(name: str, site: Site, dim: int | None) -> str | None:
         return f"{name} needs 2 or more dimensions, got shape {tuple(shape)}; {exempt(site)}"
     if shape.numel() == 0:
         return f"{name} needs a weight with entries, got shape {tuple(shape)}; {exempt(site)}"
-    if dim is None and len(shape) > 2 and site.convolution is None:
-        first, second = (f"({shape[d]}, {shape.numel() // shape[d]})" for d in (0, 1))
+    if dim is None:
+        return _why_not_unsaid(name, site, shape)
+    return why_not_dim(name, site, dim)
+
+
+def _why_not_unsaid(name: str, site: Site, shape: torch.Size) -> str | None:
+    """Why the hosts do not say where rows run, or None."""
+    first, second = (f"({shape[d]}, {shape.numel() // shape[d]})" for d in (0, 1))
+    if len(shape) > 2 and site.outputs is None:
         return (
             f"{name} does not know how {site.host_type.__name__} uses its weight of shape {tuple(shape)}: "
             f"give dim=0 to read it as a matrix {first}, dim=1 for a matrix {second}, or {exempt(site)}"
         )
-    return why_not_dim(name, site, dim)
+    if len({usage.outputs or 0 for usage in site.usages}) < 2:
+        return None
+    hosts = (
+        f"dim={usage.outputs or 0} of {tied} ({usage.host_type.__name__})"
+        for tied, usage in zip(site.names, site.usages, strict=True)
+    )
+    return (
+        f"{name} reads a weight with its outputs as rows, and a tie has them along {' and '.join(hosts)}: "
+        f"give dim=0 to read all as a matrix {first}, dim=1 for a matrix {second}, pass tie='split', or {exempt(site)}"
+    )
 
 
 def resolved_dim(site: Site, dim: int | None) -> int | None:
     """The dimension that the rows of the weight's matrix run along, as an index from 0.
 
-    Where nothing was said: that of the outputs for a convolution, so 1 where it is transposed; None for a
-    matrix, whose rows need no saying.
+    Where nothing was said: that of the outputs where the host says it, so 1 for a transposed convolution and for
+    ``Conv1D`` of transformers; None for any other matrix, whose rows need no saying.
     """
     if site.shape is None:
         return dim
-    if dim is not None:
-        return dim % len(site.shape)
-    if site.convolution is None:
-        return None
-    return 1 if site.convolution.transposed else 0
+    return site.outputs if dim is None else dim % len(site.shape)

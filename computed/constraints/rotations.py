@@ -7,7 +7,7 @@ from torch import Tensor
 
 from computed.constraint import Preimage, Role
 from computed.constraints.frozen_base import OnBase, added, plus, sides
-from computed.constraints.refusing import exempt, require, whole_number
+from computed.constraints.refusing import exempt, require, resolved_dim, whole_number
 from computed.linalg import as_matrix, like_weight
 from computed.site import Site
 
@@ -34,21 +34,13 @@ class InBlocks(OnBase):
         reason = super().why_not(site)
         if reason is not None or site.shape is None:
             return reason
-        rows = resolved_rows(site, self.dim)
-        wide = sides(site.shape, rows)[1]
+        wide = sides(site.shape, resolved_dim(site, self.dim) or 0)[1]
         if wide % self.block == 0:
             return None
         return (
             f"blocks of {self.block} do not divide the {wide} inputs of shape {tuple(site.shape)}; "
             f"give another block or {exempt(site)}"
         )
-
-
-def resolved_rows(site: Site, dim: int | None) -> int:
-    """Where rows will run."""
-    if dim is not None or site.convolution is None:
-        return dim or 0
-    return 1 if site.convolution.transposed else 0
 
 
 class OFT(InBlocks):

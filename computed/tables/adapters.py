@@ -2,19 +2,21 @@
 
 from computed.entry import Entry, entry
 
+LORA_NAMES = {"r": "rank", "lora_rank": "rank", "lora_alpha": "alpha", "use_rslora": "rslora"}
+
 ENTRIES: tuple[Entry, ...] = (
     entry(
         "adapters:LoRA",
-        "lora(rank, *, alpha=None, seed=None, dim=None)",
+        "lora(rank, *, alpha=None, rslora=False, init='kaiming', dropout=0.0, seed=None, dim=None)",
         "the weight as it is, fixed, plus a trained product of two thin matrices",
-        {"r": "rank", "lora_rank": "rank", "lora_alpha": "alpha"},
+        LORA_NAMES | {"lora_dropout": "dropout", "init_lora_weights": "init"},
         ("adapter",),
     ),
     entry(
         "dora:DoRA",
-        "dora(rank, *, alpha=None, seed=None, dim=None)",
+        "dora(rank, *, alpha=None, rslora=False, seed=None, dim=None)",
         "a low-rank adapter of directions, with lengths trained apart",
-        {"r": "rank", "lora_rank": "rank", "lora_alpha": "alpha"},
+        LORA_NAMES,
     ),
     entry(
         "products:LoHa",

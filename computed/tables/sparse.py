@@ -25,9 +25,9 @@ ENTRIES: tuple[Entry, ...] = (
     ),
     entry(
         "quantised:FakeQuant",
-        "fake_quant(bits=8, *, dim=0, group=None, scale='absmax')",
+        "fake_quant(bits=8, *, dim=0, group=None, scale='absmax', narrow=True)",
         "entries on a grid, as integers of some bits hold them",
-        {"axis": "dim", "ch_axis": "dim", "group_size": "group", "n_bits": "bits"},
+        {"axis": "dim", "ch_axis": "dim", "group_size": "group", "n_bits": "bits", "narrow_range": "narrow"},
         ("qat", "quantize", "fake_quantize", "int8"),
     ),
     entry(

@@ -13,6 +13,8 @@ from torch.fx.proxy import GraphAppendingTracer
 from computed.constraint import Constraint
 from computed.parameter import ComputedParameter
 from computed.torch_private import tree_map
+from surgery.graph.following import FOLLOWING
+from surgery.graph.modes import follow_mode
 from surgery.graph.names import fresh_name
 from surgery.graph.ops import by_function
 from surgery.graph.proxies import TensorProxy
@@ -63,6 +65,17 @@ class FactoredOp(nn.Module):
         kwargs = {name: fill(argument) for name, argument in self.kwargs.items()}
         with node.graph.inserting_before(node):
             return node.graph.call_function(function_of(self.target), args, kwargs)
+
+
+def why_built_in(host: nn.Module, weight: str) -> str | None:
+    """Why what a constraint is set to cannot be moved any more: its rule stands in a graph, with numbers in it."""
+    rules = [one for one in host._modules.values() if isinstance(one, FactoredOp) and one.weight == weight]
+    if not rules:
+        return None
+    return (
+        f"{rules[0].operation} is done by its factors in this graph, which has their settings built in; change the "
+        f"model that it was made of, and make the graph anew"
+    )
 
 
 def put_rules_in_place(graph: fx.Graph, root: nn.Module) -> None:
@@ -144,7 +157,11 @@ def _traced_rule(
     if result is NotImplemented or any(map(_has_tensor, graph.nodes)):  # a tensor of the constraint would be frozen
         return None
     graph.output(result.node)
-    return fx.GraphModule(nn.Module(), graph, class_name="Rule"), given
+    root = nn.Module()
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in FOLLOWING:  # a dropout, recorded in the mode of now
+            follow_mode(root, node, "")
+    return fx.GraphModule(root, graph, class_name="Rule"), given
 
 
 def _has_tensor(node: fx.Node) -> bool:

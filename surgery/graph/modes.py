@@ -34,7 +34,7 @@ def joined(root: nn.Module, train: Recorded, evaluation: Recorded) -> fx.Graph:
         if not _differ_by_mode_alone(first, second, partner):
             made = train.made[first.name]
             raise TraceRefusedError(_refusal(root, made if made.spot is not None else evaluation.made[second.name]))
-        _follow_mode(root, first, train.made[first.name].module)
+        follow_mode(root, first, train.made[first.name].module)
     if len(train.graph.nodes) != len(evaluation.graph.nodes):
         raise TraceRefusedError(_refusal(root, train.made[pairs[-1][0].name]))
     return train.graph
@@ -87,7 +87,7 @@ def _differ_by_mode_alone(first: fx.Node, second: fx.Node, partner: dict[fx.Node
     return following.by_mode(*modes) and _equal(in_training, in_eval)
 
 
-def _follow_mode(root: nn.Module, node: fx.Node, owner: str) -> None:
+def follow_mode(root: nn.Module, node: fx.Node, owner: str) -> None:
     """Let a module of its owner do what the node's function does."""
     following = FOLLOWING[node.target]  # type: ignore[index] # fx types it widely
     given = following.bound(node.args, node.kwargs)

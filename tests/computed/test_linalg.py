@@ -1,4 +1,4 @@
-"""Polar factors against SciPy, the retraction against its defining formula in float64 NumPy."""
+"""Polar factors against SciPy, weights as matrices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from computed.linalg import (
     as_matrix,
-    cayley_retraction,
     like_weight,
     newton_schulz_correction,
     orthonormality_error,
@@ -50,37 +49,6 @@ def test_polar_factor_is_scipys(shape, scale):
 def test_polar_factor_of_what_has_no_rank_is_orthonormal(value):
     for shape in ((6, 4), (4, 6), (5, 5)):
         assert orthonormality_error(polar_factor(torch.full(shape, value))) < 1e-6
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
-def test_retraction_is_the_cayley_transform_of_its_generator(shape, scale):
-    base = orthonormal(*shape)
-    delta = scale * torch.randn(shape, dtype=torch.float64)
-    b, d = base.numpy(), delta.numpy()
-    inside = b.T @ d
-    normal = d - b @ inside
-    generator = normal @ b.T - b @ normal.T + b @ ((inside - inside.T) / 2) @ b.T
-    identity = np.eye(shape[0])
-    expected = np.linalg.solve(identity - generator / 2, (identity + generator / 2) @ b)
-    np.testing.assert_allclose(cayley_retraction(base, delta).numpy(), expected, atol=1e-11)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_retraction_moves_as_the_tangent_part_of_the_step(shape):
-    base = orthonormal(*shape)
-    delta = torch.randn(shape, dtype=torch.float64)
-    inside = base.T @ delta
-    tangent = delta - base @ (inside + inside.T) / 2
-    step = 1e-6
-    moved = (cayley_retraction(base, step * delta) - cayley_retraction(base, -step * delta)) / (2 * step)
-    torch.testing.assert_close(moved, tangent, rtol=0, atol=1e-8)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (200, 30), (300, 1)])
-def test_retraction_without_a_step_is_its_base_bit_for_bit(shape):
-    base = orthonormal(*shape, torch.float32)
-    assert torch.equal(cayley_retraction(base, torch.zeros(shape)), base)
 
 
 def test_newton_schulz_squares_the_error():

@@ -7,7 +7,14 @@ ARGUMENTS: dict[str, str | None] = {
     "spectral": "bound=0.5",
     "operator_norm": None,
     "orthogonal": None,
+    "aol": None,
+    "orthogonal_conv": None,
+    "special_orthogonal": None,
+    "dynamic_orthogonal": None,
+    "grassmannian": None,
     "low_rank": "2",
+    "fixed_rank": "2",
+    "invertible": None,
     "tucker": "2",
     "cp": "3",
     "tensor_train": "2",
@@ -67,5 +74,5 @@ ARGUMENTS: dict[str, str | None] = {
     "hra": "2",
     "ia3": None,
 }
-CONVOLUTIONAL = {"tensor_train"}  # takes no matrix
+CONVOLUTIONAL = {"tensor_train", "grassmannian", "orthogonal_conv"}  # take no square matrix
 SPEC_OF = {name: name if given is None else f"{name}({given})" for name, given in ARGUMENTS.items()}
