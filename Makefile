@@ -13,7 +13,7 @@ IN_PARALLEL := -n $(WORKERS) --dist loadfile
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-latest bench peers trees lint format clean .venv
+.PHONY: help demo test test-full test-latest bench bench-peers peers trees lint format clean .venv
 
 help: ## this list
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-latest: $(LATEST)/made ## every test on the newest torch, in an environment
 
 bench: .venv ## what a computed parameter costs, in figures; writes docs/benchmarks.md
 	@$(RUN) -m benchmarks
+
+bench-peers: $(PEERS)/made ## constraints beside those of other libraries, in figures; writes docs/benchmarks-peers.md
+	@$(PEERS)/bin/python -m benchmarks peers
 
 peers: $(PEERS)/made ## what other libraries do with the same tasks; writes docs/peers.md
 	@$(PEERS)/bin/python -m benchmarks.peers
@@ -67,7 +70,7 @@ $(LATEST)/made: pyproject.toml constraints.txt constraints-latest.txt
 	@touch $@
 
 $(PEERS)/made: pyproject.toml constraints.txt constraints-peers.txt
-	@$(call make-environment,$(PEERS),-c constraints.txt -c constraints-peers.txt geotorch peft torchao)
+	@$(call make-environment,$(PEERS),-c constraints.txt -c constraints-peers.txt geotorch peft torchao tensorly-torch)
 	@touch $@
 
 define make-environment

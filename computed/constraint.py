@@ -149,9 +149,11 @@ class IteratedConstraint(Constraint):
     (converged, used in eval). Reading never writes the committed state; `commit` is its only writer.
 
     ``settles_from`` are the names of the committed state that `settled_state` reads, all where it is None.
+    ``state_moves`` is False where the state is found once, at insertion, and no evaluation moves it.
     """
 
     state_names: ClassVar[tuple[str, ...]] = ()
+    state_moves: ClassVar[bool] = True
     settles_from: ClassVar[tuple[str, ...] | None] = None
 
     @abc.abstractmethod

@@ -1,14 +1,14 @@
 """Checking that every computed parameter is where its constraint says: exact measures, and never an error."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from computed.constraint import Constraint
-from computed.evaluation import last_arguments
+from computed.constraint import Constraint, IteratedConstraint
+from computed.evaluation import evaluate, full_precision, last_arguments
 from computed.linalg import in_double
 from computed.parameter import ComputedParameter
 from surgery.finding import Found, find
@@ -21,7 +21,9 @@ class Row:
     """One computed parameter: how far outside its set the value is that eval uses.
 
     ``violation`` is None where the constraint has no measure (what is not ours) or where measuring failed; ``note``
-    says which.
+    says which. ``in_training`` is the violation of the value that training reads now, where that is another one: an
+    iterated constraint takes a step of its iteration with each evaluation there, and lags behind large steps of an
+    optimizer. It is None in eval mode.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Row:
     violation: float | None
     tolerance: float | None
     note: str = ""
+    in_training: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -62,25 +65,44 @@ class Check(Tabular):
 
     def columns(self) -> tuple[str, ...]:
         """The heads of the table."""
-        return "parameter", "constraint", "violation", "tolerance", ""
+        heads = ("parameter", "constraint", "violation", "tolerance", "")
+        return (*heads[:3], "in training", *heads[3:]) if self._tells_training() else heads
 
     def lines(self) -> list[tuple[str, ...]]:
         """The cells of the table."""
+        wide = self._tells_training()
         return [
-            (folded(row.name), row.constraint, _number(row.violation), _number(row.tolerance), row.verdict)
+            (
+                *(folded(row.name), row.constraint, _number(row.violation)),
+                *((_number(row.in_training),) if wide else ()),
+                *(_number(row.tolerance), row.verdict),
+            )
             for row in self.rows
         ]
+
+    def _tells_training(self) -> bool:
+        return any(row.in_training is not None for row in self.rows)
 
     def footer(self) -> list[str]:
         """What the table comes to."""
         if not self.rows:
             return ["no computed parameters"]
         inside = sum(row.ok for row in self.rows)
-        return [f"{inside} of {len(self.rows)} inside their constraint"]
+        said = [f"{inside} of {len(self.rows)} inside their constraint"]
+        lagging = [row for row in self.rows if (row.in_training or 0.0) > (row.tolerance or 0.0)]
+        if lagging:
+            worst = max(lagging, key=lambda row: row.in_training or 0.0)
+            said.append(
+                f"in training {len(lagging)} of them lag behind the last step, {worst.name} by "
+                f"{_number(worst.in_training)}; eval and bake do not"
+            )
+        return said
 
 
 def check(model: nn.Module) -> Check:
     """Measure every computed parameter of ``model`` on the value that eval uses; changes nothing, never raises.
+
+    In train mode iterated constraints are measured on the value that training uses, too: their overshoot.
 
     Returns a `Check` with ``.rows`` and ``.ok``, which prints as a table.
 
@@ -116,7 +138,21 @@ def _measured(name: str, spec: str, parameter: ComputedParameter) -> Row:
         # in the dtype that stores the value, a bound would be rounded as the value is
         raws = [in_double(raw) for raw in last_arguments(parameter.links, parameter.raw_tensors(), training=False)[0]]
         violation = float(last.violation(in_double(value), raws))
-    return Row(name, spec, violation, float(last.tolerance(value.dtype)))
+        overshoot = _in_training(parameter, last, raws)
+    return Row(name, spec, violation, float(last.tolerance(value.dtype)), in_training=overshoot)
+
+
+def _in_training(parameter: ComputedParameter, last: Constraint, raws: Sequence[Tensor]) -> float | None:
+    """The violation of the value that training reads, where an iteration makes it another one."""
+    modules = [link.module for link in parameter.links]
+    moves = any(isinstance(module, IteratedConstraint) and module.state_moves for module in modules)
+    if not parameter.training or not moves:
+        return None
+    with full_precision(parameter.device):
+        value = evaluate(parameter.links, parameter.raw_tensors(), parameter.dtype, training=True)[0]
+    if not bool(value.isfinite().all()):
+        return math.inf
+    return float(last.violation(in_double(value), raws))
 
 
 def _number(value: float | None) -> str:

@@ -14,6 +14,7 @@ class FixedState(IteratedConstraint, abc.ABC):
     """One state buffer that no evaluation moves; a write or a load finds it anew."""
 
     state_names: ClassVar[tuple[str, ...]] = ("mask",)
+    state_moves: ClassVar[bool] = False
     found_from_settings: ClassVar[tuple[str, ...]] = ("mask",)
     mask: Tensor
 

@@ -144,6 +144,8 @@ class OnOrthonormal(Described, IteratedConstraint, abc.ABC):
 class FromBase(OnOrthonormal, abc.ABC):
     """``value = R(base, raw - base)`` with a base that stays where the weight was at insertion."""
 
+    state_moves: ClassVar[bool] = False
+
     def forward(self, raw: Tensor) -> Tensor:
         """The value in a graph."""
         return self.moved(raw, self.base, self.base)

@@ -99,11 +99,16 @@ def test_a_section_has_the_docstring_and_what_was_printed():
     assert "`python -m benchmarks.reading`: now, here\n\n| a |\n" in written
 
 
-def test_a_benchmark_that_fails_leaves_the_page(monkeypatch: pytest.MonkeyPatch, tmp_path):
-    monkeypatch.setattr(page, "PAGE", tmp_path / "benchmarks.md")
+def test_a_benchmark_that_fails_leaves_the_page(tmp_path):
+    broken = page.Page(("no_such",), tmp_path / "benchmarks.md", "", ())
     with pytest.raises(SystemExit, match=r"benchmarks\.no_such ended with 1; benchmarks\.md is as it was"):
-        page.main(["no_such"])
+        page.main(broken)
     assert not (tmp_path / "benchmarks.md").exists()
+
+
+def test_both_pages_name_benchmarks_that_there_are():
+    for each in (page.OWN, page.PEERS):
+        assert all(importlib.util.find_spec(f"benchmarks.{name}") is not None for name in each.names)
 
 
 def test_the_benchmark_of_rewriting_tells_files_apart(capsys: pytest.CaptureFixture[str]):

@@ -248,3 +248,46 @@ def test_what_is_not_finite_is_inside_nothing(spec: str, number: float):
     if not model.weight.peek().isfinite().all():
         assert not row.ok
         assert row.verdict == "not finite"
+
+
+def stepped(spec: str) -> nn.Sequential:
+    """A layer after one large step in a direction that its state knows nothing of, in train mode."""
+    model = surgery.apply_constraints(nn.Sequential(nn.Linear(256, 256)), {"0.weight": spec}).train()
+    optimizer = torch.optim.SGD(model.parameters(), 1.0)
+    model(torch.randn(64, 256)).square().mean().backward()
+    for raw in model.parameters():
+        raw.grad = torch.randn_like(raw)
+    optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("spec", ["spectral", "spectral(bound=0.5)"])
+def test_an_iterated_constraint_reports_its_overshoot_in_training(spec):
+    model = stepped(spec)
+    before = picture(model)
+    found = surgery.check(model)
+    (row,) = found.rows
+    assert not differences(before, picture(model))
+    assert row.ok  # eval has converged
+    assert row.violation is not None
+    assert row.in_training is not None
+    value = model[0].weight.detach().double().numpy()
+    bound = 1.0 if spec == "spectral" else 0.5
+    measured = abs(np.linalg.norm(value, 2) / bound - 1)
+    assert row.in_training == pytest.approx(measured, rel=1e-3)
+    assert row.in_training > 0.1
+    assert "in training 1 of them lag behind the last step, 0.weight by" in str(found)
+    assert "in training" not in str(surgery.check(model.eval()))
+
+
+def test_a_state_that_follows_exactly_has_no_overshoot():
+    (row,) = surgery.check(stepped("dynamic_orthogonal")).rows
+    assert row.ok
+    assert row.in_training == row.violation
+
+
+@pytest.mark.parametrize("spec", ["unit_norm", "orthogonal", "orthogonal(map='exp')", "mask(0.5)", "n_m(2, 4)"])
+def test_a_constraint_without_an_iteration_tells_nothing_of_training(spec):
+    (row,) = surgery.check(stepped(spec)).rows
+    assert row.ok
+    assert row.in_training is None
