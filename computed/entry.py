@@ -37,7 +37,8 @@ class Entry:
 
     ``parameters`` is None where only the class knows them (plugins). ``misnomers`` maps the keywords that
     other libraries use to the right ones, ``also_called`` holds what people write for ``name``: both are
-    there for messages.
+    there for messages. With the arguments of ``joint`` (None for one that is not given) a constraint needs the values
+    of all sites of its rule, which only a live model has.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Entry:
     summary: str
     misnomers: Mapping[str, str] = field(default_factory=dict, hash=False)
     also_called: tuple[str, ...] = ()
+    joint: Mapping[str, object] = field(default_factory=dict, hash=False)
 
     @property
     def target(self) -> str:
@@ -100,6 +102,7 @@ def entry(
     summary: str,
     misnomers: Mapping[str, str] = MappingProxyType({}),
     also_called: tuple[str, ...] = (),
+    joint: Mapping[str, object] = MappingProxyType({}),
 ) -> Entry:
     """A built-in constraint: ``module:Class`` below `computed.constraints`, and how a spec calls it.
 
@@ -109,4 +112,6 @@ def entry(
     module, qualname = home.split(":")
     name, signature = call.removesuffix(")").split("(", 1)
     home_module = f"computed.constraints.{module}"
-    return Entry(name, home_module, qualname, parameters_of(signature), summary, dict(misnomers), also_called)
+    return Entry(
+        name, home_module, qualname, parameters_of(signature), summary, dict(misnomers), also_called, dict(joint)
+    )

@@ -9,7 +9,7 @@ from computed.entry import REQUIRED as REQUIRED
 from computed.entry import Entry as Entry
 from computed.entry import Parameter as Parameter
 from computed.nearmiss import did_you_mean, near_misses
-from computed.spec import Call, is_identifier
+from computed.spec import Call, is_identifier, parse_spec
 from computed.spec_error import SpecError
 from computed.spec_error import UnknownConstraintError as UnknownConstraintError
 from computed.table import BUILT_IN
@@ -67,6 +67,26 @@ def check_call(call: Call) -> None:
     misfit = _misfit(entry, entry.parameters, call)
     if misfit:
         raise SpecError(misfit, str(call))
+
+
+def joint_arguments(spec: str) -> list[str]:
+    """What a spec asks for that needs the values of all sites of its rule, which source text does not have.
+
+    >>> print(*joint_arguments("mask(0.8, scope='rule')"))
+    mask(scope='rule') needs the weights of all sites of its rule, which only a live model has; use apply_constraints
+    >>> joint_arguments("mask(0.8, scope='rule', share=0.75)")
+    []
+    """
+    found = []
+    for call in parse_spec(spec):
+        joint, given = lookup(call.name).joint, dict(call.kwargs)
+        if joint and all(given.get(name) == value for name, value in joint.items()):
+            asked = ", ".join(f"{name}={value!r}" for name, value in joint.items() if value is not None)
+            found.append(
+                f"{call.name}({asked}) needs the weights of all sites of its rule, which only a live model has; use "
+                f"apply_constraints"
+            )
+    return found
 
 
 def _misfit(entry: Entry, parameters: tuple[Parameter, ...], call: Call) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from computed.registry import joint_arguments
 from rewrite.analysis import analysed
 from rewrite.choosing import Styles, choose
 from rewrite.code import Weight
@@ -59,6 +60,8 @@ def ruleset(rules: Mapping[str, str | None] | Iterable[tuple[str, str | None]]) 
     for rule in found.rules:
         if not (rule.spec is None or isinstance(rule.spec, str)):
             told.append(f"rule {rule}: source text needs a spec that is a text, such as 'spectral', or None")
+        elif rule.spec is not None and not (rule.exempts or rule.freezes):
+            told += [f"rule {rule}: {reason}" for reason in joint_arguments(rule.spec)]
     if told:
         raise RuleError(told)
     return found

@@ -15,6 +15,7 @@ from computed.evaluation import arguments_by_link, full_precision
 from computed.nearmiss import did_you_mean, near_misses
 from computed.parameter import ComputedParameter
 from computed.site import Site
+from surgery.agreeing import agree_anew
 from surgery.errors import SurgeryError
 from surgery.finding import Found
 from surgery.graph.factored import why_built_in
@@ -34,7 +35,8 @@ def configure(model: nn.Module, patterns: str | Iterable[str] | None, /, **setti
     """Move settings of computed parameters, such as ``bound``, ``sparsity`` or ``bits``; in place, returns the model.
 
     Raws stay: what was trained goes on from where it is. What a constraint finds from the weight by its settings is
-    found anew from the raws: a mask, the scale of a grid. All is moved, or nothing and one error.
+    found anew from the raws: a mask, the scale of a grid; masks of ``scope="rule"`` rank those that one call moves
+    together. All is moved, or nothing and one error.
 
     Args:
         model: any module.
@@ -64,6 +66,8 @@ def configure(model: nn.Module, patterns: str | Iterable[str] | None, /, **setti
         problems.append(f"no computed parameter has {_quoted(settings)}")
     if problems:
         raise SurgeryError("nothing was configured: " + "; ".join(problems))
+    if "share" not in settings:
+        agree_anew((move.parameter, move.position, move.to) for move in moves)
     for move in moves:
         _take_over(move)
     for parameter in dict.fromkeys(move.parameter for move in moves):

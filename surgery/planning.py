@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from computed.resolving import build
 from computed.spec import parse_spec
 from surgery.adapter_advice import training_advice
+from surgery.agreeing import Agreement, agreed
 from surgery.errors import SurgeryError
 from surgery.finding import Found, find
 from surgery.grouping import Trouble, grouped
@@ -59,10 +60,11 @@ class Draft:
 
 
 class Surroundings(NamedTuple):
-    """What the whole model says about each of its parameters: who shares memory, what it is wrapped in."""
+    """What the whole model says of each parameter: who shares memory, what it is wrapped in, what rules agreed on."""
 
     shared: dict[int, str]
     wrapping: Wrapping
+    agreement: Agreement
 
 
 def draft(model: nn.Module, rules: Rules, options: Options, resolve: Resolve | None = None) -> Draft:
@@ -85,12 +87,13 @@ def draft(model: nn.Module, rules: Rules, options: Options, resolve: Resolve | N
         found = tuple(part for one in found for part in parts_of(one))
     decision = decide(ruleset, [_candidate(one) for one in found])
     decided = [(one, index) for one, index in zip(found, decision.winner, strict=True) if index is not None]
-    surroundings = Surroundings(shared, wrapping(model))
+    decided = [pair for pair in decided if pair[1] not in broken]
+    surroundings = Surroundings(shared, wrapping(model), agreed(decided, ruleset, project=options.project))
     rows: list[PlannedSite] = []
     troubles: list[Trouble] = []
-    for one, index in tracked([pair for pair in decided if pair[1] not in broken], "planning", len(decided)):
+    for place, (one, index) in enumerate(tracked(decided, "planning", len(decided))):
         rule = ruleset.rules[index]
-        proposal = _proposal(one, rule, surroundings, options)
+        proposal = _proposal(one, rule, surroundings, options, place)
         troubles += [Trouble(rule.text, rule.spec, one.site, reason) for reason in proposal.reasons]
         if proposal.row is not None:
             rows.append(_measured(proposal.row, one, options))
@@ -130,7 +133,7 @@ def argument_problems(ruleset: RuleSet) -> dict[int, str]:
     return found
 
 
-def _proposal(found: Found, rule: Rule, surroundings: Surroundings, options: Options) -> Proposal:
+def _proposal(found: Found, rule: Rule, surroundings: Surroundings, options: Options, place: int) -> Proposal:
     if rule.exempts:
         return exempted(found, rule.text)
     if found.holder is not None:
@@ -141,10 +144,13 @@ def _proposal(found: Found, rule: Rule, surroundings: Surroundings, options: Opt
         return Proposal(None, tuple(refused)) if refused else frozen(found, rule.text)
     reasons = _tie_reasons(found, options) + inference_refusals(found) + shared_storage(found, surroundings.shared)
     reasons += sharding_refusals(found, surroundings.wrapping) + quantised_refusals(found)
+    agreement = surroundings.agreement
+    reasons += [agreement.reasons[place]] if place in agreement.reasons else []
     if reasons:
         return Proposal(None, tuple(reasons))
+    spec = agreement.chains.get(place, rule.spec)
     proposal = constrained_by(
-        found, rule.text, rule.spec, existing=options.existing, project=options.project, unsafe=options.unsafe
+        found, rule.text, spec, existing=options.existing, project=options.project, unsafe=options.unsafe
     )
     row = proposal.row
     if row is not None and row.prepared is not None and makes_parameters(found, row.prepared):

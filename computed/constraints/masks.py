@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from computed.constraint import Preimage
+from computed.constraints.agreeing import Agreeing
 from computed.constraints.describing import Described
 from computed.constraints.fixed_state import FixedState
 from computed.constraints.refusing import exempt, require, whole_number, why_not_dim
@@ -57,7 +58,7 @@ class Masked(Described, FixedState, abc.ABC):
         return 0.0
 
 
-class Mask(Masked):
+class Mask(Masked, Agreeing):
     """A share of the entries is zero, those smallest in size: ``value = raw * mask``.
 
     With ``dim`` whole slices along it are zero, those shortest: rows of a weight (out, in) for 0, filters of a
@@ -66,10 +67,16 @@ class Mask(Masked):
     ``round(sparsity n)`` of ``n`` entries or slices are zero; of equal ones the last. Weight decay acts on raws,
     hidden ones too.
 
+    With ``scope="rule"`` the entries, or lengths of slices, of all sites of a rule are ranked together, so that each
+    gets a ``share`` of its own, which stands in its spec and stays its own when it is written or loaded;
+    `surgery.configure` ranks those anew that it moves. That needs the weights of a whole model: `apply_constraints`
+    and graphs take it, source text and decorated classes do not.
+
     Zeros save no memory and no time by themselves, and whole slices of them neither: layers keep their shapes.
 
     Errors:
-        ValueError: not ``0 <= sparsity <= 1``, or ``dim`` is no whole number. A weight without it is refused.
+        ValueError: not ``0 <= sparsity <= 1``, another scope than "site" and "rule", or ``dim`` is no whole number. A
+            weight without that dimension is refused.
 
     Reference: Han et al., "Learning both weights and connections for efficient neural networks", 2015
     (arXiv:1506.02626), section 3; for ``dim``, Li et al., "Pruning filters for efficient convnets", 2017
@@ -83,16 +90,25 @@ class Mask(Masked):
 
     spec_name: ClassVar[str] = "mask"
 
-    def __init__(self, sparsity: float, *, dim: int | None = None) -> None:
+    def __init__(
+        self, sparsity: float, *, dim: int | None = None, scope: str = "site", share: float | None = None
+    ) -> None:
         super().__init__()
-        require(0 <= sparsity <= 1, f"mask needs a sparsity from 0 to 1, got {sparsity!r}")
+        for name, number in (("sparsity", sparsity), ("share", share)):
+            require(number is None or 0 <= number <= 1, f"mask needs a {name} from 0 to 1, got {number!r}")
+        require(scope in ("site", "rule"), f"mask needs the scope 'site' or 'rule', got {scope!r}")
+        require(share is None or scope == "rule", f"mask has a share of its own with scope='rule', got share={share!r}")
         self.sparsity = float(sparsity)
         self.dim = None if dim is None else whole_number("mask: dim", dim)
+        self.scope = scope
+        self.share = share
 
     def settings(self) -> dict[str, object]:
-        """The sparsity, and the dimension of structured ones."""
+        """The sparsity, the dimension of structured ones, and what a rule agreed on."""
         given: dict[str, object] = {"sparsity": self.sparsity}
-        return given if self.dim is None else given | {"dim": self.dim}
+        given |= {} if self.dim is None else {"dim": self.dim}
+        given |= {} if self.scope == "site" else {"scope": self.scope}
+        return given if self.share is None else given | {"share": self.share}
 
     def why_not(self, site: Site) -> str | None:
         """It takes what has the dimension."""
@@ -105,7 +121,7 @@ class Mask(Masked):
 
     def kept(self, count: int) -> int:
         """How many of ``count`` stay."""
-        return count - round(self.sparsity * count)
+        return count - round((self.sparsity if self.share is None else self.share) * count)
 
     def scores(self, value: Tensor) -> Tensor:
         """The size of each entry, or the length of each slice."""
@@ -114,7 +130,7 @@ class Mask(Masked):
         slices = value.movedim(self.dim, 0).flatten(1) if value.dim() > 1 else value.unsqueeze(1)
         scale = slices.abs().amax().clamp_min(torch.finfo(value.dtype).tiny) if slices.numel() else 1.0
         found: Tensor = torch.linalg.vector_norm(slices / scale, dim=1)
-        return found
+        return found * scale
 
     def mask_of(self, value: Tensor) -> Tensor:
         """The largest entries, or slices."""

@@ -5,10 +5,11 @@ from computed.entry import Entry, entry
 ENTRIES: tuple[Entry, ...] = (
     entry(
         "masks:Mask",
-        "mask(sparsity, *, dim=None)",
+        "mask(sparsity, *, dim=None, scope='site', share=None)",
         "a share of entries, or of slices along dim, is zero",
         {"amount": "sparsity", "axis": "dim"},
-        ("prune", "sparse", "magnitude"),
+        ("prune", "sparse", "magnitude", "global_unstructured"),
+        {"scope": "rule", "share": None},
     ),
     entry(
         "masks:SparsePattern",
