@@ -30,8 +30,8 @@ Shape = Sequence[int] | None
 ONE_BY_ONE: dict[type[nn.Module], float] = {
     **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Tanh, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.LogSigmoid), 1.0),
     **dict.fromkeys((nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout2d, nn.AlphaDropout), 1.0),
-    **dict.fromkeys((nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d, nn.PixelShuffle, nn.ChannelShuffle), 1.0),
-    **dict.fromkeys((nn.Softshrink, nn.Tanhshrink, nn.Softmax), 1.0),
+    **dict.fromkeys((nn.ZeroPad2d, nn.ConstantPad1d, nn.ConstantPad2d, nn.PixelShuffle, nn.PixelUnshuffle), 1.0),
+    **dict.fromkeys((nn.ChannelShuffle, nn.Softshrink, nn.Tanhshrink, nn.Softmax), 1.0),
     nn.Sigmoid: 0.25,
     nn.Hardsigmoid: 1 / 6,
     nn.SiLU: 1.0999,

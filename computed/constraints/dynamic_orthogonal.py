@@ -65,7 +65,7 @@ class DynamicOrthogonal(OnOrthonormal):
     settled_origin: Tensor
 
     def __init__(self, *, dim: int | None = None) -> None:
-        super().__init__(dim)
+        super().__init__(dim, corrects=True)  # errors of many steps would add up
 
     def own_settings(self) -> dict[str, object]:
         """None."""

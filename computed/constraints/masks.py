@@ -23,7 +23,10 @@ def largest(scores: Tensor, count: int) -> Tensor:
 
 
 class Masked(Described, FixedState, abc.ABC):
-    """``value = raw * mask``, with a mask of ones and zeros that the value at insertion decides."""
+    """``value = raw * mask``, with a mask of ones and zeros that the value at insertion decides.
+
+    By filling: what a product leaves of a negative number is a negative zero, and NaN of a number that is none.
+    """
 
     @abc.abstractmethod
     def mask_of(self, value: Tensor) -> Tensor:
@@ -35,11 +38,11 @@ class Masked(Described, FixedState, abc.ABC):
 
     def forward(self, raw: Tensor) -> Tensor:
         """The value in a graph."""
-        return raw * self.mask.to(raw.dtype)
+        return raw.masked_fill(self.mask == 0, 0.0)
 
     def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
         """The value for a given mask."""
-        return raw * state[0].to(raw.dtype)
+        return raw.masked_fill(state[0] == 0, 0.0)
 
     def keeps_weight(self) -> bool:
         """What is masked stays in the raw."""

@@ -13,7 +13,7 @@ from computed.constraints.measuring import worst
 from computed.constraints.refusing import require, resolved_dim, whole_number, why_not_matrix
 from computed.exponential_map import exponential_retraction
 from computed.linalg import as_matrix, in_double, like_weight, orthonormality_error, polar_factor
-from computed.retractions import cayley_retraction, polar_retraction, qr_retraction, taken_back
+from computed.retractions import at_base, cayley_retraction, drifts, polar_retraction, qr_retraction, taken_back
 from computed.site import Site
 
 # How long a step may be, in units of the root of the number of columns. It lets all columns turn by 165
@@ -48,8 +48,10 @@ class OnOrthonormal(Described, IteratedConstraint, abc.ABC):
     state_names: ClassVar[tuple[str, ...]] = ("base",)
     base: Tensor
 
-    def __init__(self, dim: int | None) -> None:
+    def __init__(self, dim: int | None, kind: str = "cayley", *, corrects: bool = False) -> None:
         super().__init__()
+        self.kind = kind
+        self.corrects = corrects
         self.dim = None if dim is None else whole_number(f"{self.spec_name}: dim", dim)
         self.rows = self.dim or 0
         self.reach = REACH
@@ -80,7 +82,7 @@ class OnOrthonormal(Described, IteratedConstraint, abc.ABC):
         self.rows = self.dim or 0
 
     def moved(self, raw: Tensor, base: Tensor, origin: Tensor) -> Tensor:
-        """Step from ``base`` by ``raw - origin``, no further than `REACH`, and take rounding errors back."""
+        """Step from ``base`` by ``raw - origin``, no further than `REACH`, and take errors back that grow with it."""
         start = as_matrix(base, self.rows)
         step = as_matrix(raw, self.rows) - as_matrix(origin, self.rows)
         wide = start.shape[0] < start.shape[1]
@@ -88,7 +90,11 @@ class OnOrthonormal(Described, IteratedConstraint, abc.ABC):
             start, step = start.t(), step.t()
         length = step.square().sum() / start.shape[1]
         step = step * torch.rsqrt(1 + length / self.reach**2)
-        value = taken_back(self.stepped(start, step), start, length)
+        value = self.stepped(start, step)
+        if self.kind != "cayley":
+            value = at_base(value, start, length)  # the Cayley map is exact there
+        if self.corrects or drifts(start, self.kind):
+            value = taken_back(value, length)
         return like_weight(value.t() if wide else value, raw, self.rows)
 
     def state_shapes(self, shape: torch.Size) -> tuple[torch.Size, ...]:
@@ -180,8 +186,8 @@ class ByMap(FromBase, abc.ABC):
     """From the base by the retraction of a name."""
 
     def __init__(self, map: str, dim: int | None) -> None:
-        super().__init__(dim)
-        self.map = map_of(self.spec_name, map)
+        super().__init__(dim, map_of(self.spec_name, map))
+        self.map = self.kind
 
     def own_settings(self) -> dict[str, object]:
         """The map."""

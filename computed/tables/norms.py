@@ -66,4 +66,10 @@ ENTRIES: tuple[Entry, ...] = (
         {"axis": "dim"},
         ("scaled_ws", "scaled_weight_standardisation"),
     ),
+    entry(
+        "sigma_gain:Gain",
+        "gain(*, dim=None)",
+        "a trained number times the raw, at first the largest singular value",
+        also_called=("sigma_reparam", "sigmareparam"),
+    ),
 )

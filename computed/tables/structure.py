@@ -71,4 +71,18 @@ ENTRIES: tuple[Entry, ...] = (
         "the Kronecker product of two smaller matrices",
         also_called=("kron",),
     ),
+    entry(
+        "slices:Concatenated",
+        "cat(specs, sizes, *, dim=0)",
+        "slices of some sizes along dim, each with a constraint of its own",
+        {"tseq": "specs", "lengths": "sizes", "split_sizes": "sizes", "axis": "dim"},
+        ("concat", "concatenate", "split"),
+    ),
+    entry(
+        "slices:Stacked",
+        "stack(specs, *, dim=0)",
+        "each index along dim with a constraint of its own",
+        {"tseq": "specs", "axis": "dim"},
+        ("unbind",),
+    ),
 )

@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from computed.exponential_map import exponential_retraction, halvings, skew_exponential, taylor_exponential
+from computed.exponential_map import exponential_retraction, halvings, matrix_exponential, taylor_exponential
 from computed.linalg import orthonormality_error
 from computed.polar_map import NearPolar, by_distance, polar_value, rounds_of
 from computed.retractions import cayley_retraction, horizontal, polar_retraction, qr_retraction, tangent
@@ -132,7 +132,16 @@ def test_the_exponential_is_scipys(count, scale, dtype):
     expected = scipy.linalg.expm(skew.double().numpy())
     # an error of the angle, which is as long as the matrix
     allowed = 64 * torch.finfo(dtype).eps * (1 + torch.linalg.matrix_norm(skew.double(), 2).item())
-    np.testing.assert_allclose(skew_exponential(skew).numpy(), expected, atol=allowed)
+    np.testing.assert_allclose(matrix_exponential(skew).numpy(), expected, atol=allowed)
+
+
+def test_the_exponential_of_what_is_not_normal_is_scipys():
+    matrix = torch.triu(torch.randn(12, 12, dtype=torch.float64)) + 50.0 * torch.diag(torch.ones(11).double(), 1)
+    expected = scipy.linalg.expm(matrix.numpy())
+    np.testing.assert_allclose(matrix_exponential(matrix).numpy(), expected, rtol=1e-9, atol=1e-12 * expected.max())
+    assert torch.autograd.gradcheck(
+        matrix_exponential, (0.3 * torch.randn(4, 4, dtype=torch.float64).requires_grad_(),)
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, math.nan, math.inf])

@@ -91,7 +91,7 @@ def test_orthogonal_by_the_maps_of_torch(shape: tuple[int, int], orthogonal_map:
 def test_orthogonal_errors():
     layer = nn.Linear(3, 4)
     before = picture(layer)
-    with pytest.raises(surgery.PlanError, match=r"orthogonal has no argument 'orthogonal_map'; it is called as"):
+    with pytest.raises(surgery.PlanError, match=r"orthogonal has no argument 'orthogonal_map', did you mean 'map'"):
         surgery.constrain(layer, weight="orthogonal(orthogonal_map='foo')")
     with pytest.raises(surgery.PlanError, match=r"orthogonal needs 2 or more dimensions, got shape \(4,\)"):
         surgery.constrain(layer, bias="orthogonal")

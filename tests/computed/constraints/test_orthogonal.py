@@ -64,7 +64,7 @@ def test_every_raw_gives_an_orthonormal_value_with_finite_gradients(raws, shape)
     with torch.no_grad():
         raw.copy_(RAWS[raws](*shape))
     (parameter * torch.randn(shape)).sum().backward()
-    assert error(parameter.value()) < 3e-6
+    assert error(parameter.value()) < 4e-6
     assert raw.grad.isfinite().all()
 
 
@@ -78,7 +78,7 @@ def test_large_steps_and_weight_decay_leave_it_orthonormal(optimizer, settings):
         descent.zero_grad()
         (parameter * torch.randn(20, 8)).sum().backward()
         descent.step()
-        assert error(parameter.value()) < 3e-6
+        assert error(parameter.value()) < 4e-6
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (10, 4), (4, 10)])
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_was_rounded_loads_orthonormal(dtype):
     rounded = {key: tensor.to(dtype) for key, tensor in parameter.state_dict().items()}
     again = orthogonal(torch.randn(30, 20))
     again.load_state_dict(rounded)
-    assert error(again.value()) < 3e-6
+    assert error(again.value()) < 4e-6
     torch.testing.assert_close(again.detach(), parameter.detach(), rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
