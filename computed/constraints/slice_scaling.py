@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from computed.torch_private import inside_transform
+from computed.torch_private import inside_transform, weight_norm_backward
 
 
 def slice_dims(ndim: int, axis: int | None) -> list[int]:
@@ -55,6 +55,13 @@ def scaled(v: Tensor, g: Tensor, axis: int | None) -> Tensor:
     return value
 
 
+def _is_fusible(v: Tensor, given: Tensor, axis: int | None) -> bool:
+    """Whether torch's kernel takes these: it reads rows, or columns, of contiguous tensors."""
+    rows_or_columns = axis is not None and v.dim() > 1 and axis % v.dim() in (0, v.dim() - 1)
+    contiguous = v.is_contiguous() and given.is_contiguous()
+    return rows_or_columns and contiguous and v.numel() > 0 and not inside_transform() and not v.is_meta
+
+
 class SliceScaling(torch.autograd.Function):
     """`scaled_to` with its derivative in a third of the passes over the weight.
 
@@ -89,6 +96,8 @@ class SliceScaling(torch.autograd.Function):
         if given is None:
             return None, None, None
         again = torch.is_grad_enabled()
+        if not again and weight_norm_backward is not None and _is_fusible(v, given, ctx.axis):
+            return *weight_norm_backward(given, v, g, divisors, ctx.axis % v.dim()), None
         if again:
             divisors = _divisors(v, ctx.axis)
         dims = slice_dims(v.dim(), ctx.axis)
