@@ -44,7 +44,7 @@ HIDDEN = 24
 SHOWN, HELD_OUT = 400, 2000
 STEPS = 500
 SEEDS = tuple(range(10))
-WORST = -3.0  # where the picture draws what is worse
+WORST = -3  # where the picture draws what is worse
 SMALLEST = 1e-3  # what the projection clamps to
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "mixture_density.png"
 COLOURS = {"rules": "#1f5fa8", "by hand": "#2e8b57", "projected": "#b8860b", "plain": "#c0392b"}
@@ -179,7 +179,7 @@ def print_table(fits: Mapping[str, Mapping[str, Sequence[Fit]]]) -> None:
         print(f"\n{counted}{'claimed':>11}{'true':>9}{'least':>9}{'best':>9}")
         for way, several in ways.items():
             print(table_line(way, several))
-    print("\nmedians of what the model claims, and of what is true, its weights divided by their sum")
+    print("\nclaimed, true: medians; true is with the weights divided by their sum")
     sums = [one.sums[-1] for ways in fits.values() for one in ways["plain"] if one.sums]
     print(f"sums of the weights of the plain fits at their end: {min(sums):.1f} to {max(sums):.1f}")
 
@@ -218,7 +218,9 @@ def draw(fits: Mapping[str, Mapping[str, Sequence[Fit]]], picture: Path) -> None
                 text = f"{failed} NaN"
                 panels["ends"].text(place, WORST - 0.15, text, color=COLOURS[way], fontsize=8, ha="center", va="top")
     panels["ends"].set_xticks(range(len(fits)), fits)
-    panels["ends"].set(ylabel="log likelihood", ylim=(WORST - 0.5, 1), xlim=(-0.5, len(fits) - 0.5))
+    panels["ends"].set(
+        ylabel=f"log likelihood, {WORST:.0f} or more", ylim=(WORST - 0.5, 1), xlim=(-0.5, len(fits) - 0.5)
+    )
     panels["ends"].set_title("Held out, weights divided by their sum; each seed", fontsize=10)
     panels["ends"].legend(loc="lower left", frameon=False, ncols=2, fontsize=8)
     for way, several in list(fits.values())[-1].items():

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from surgery.errors import TraceRefusedError as TraceRefusedError
     from surgery.errors import UndoError as UndoError
     from surgery.graph.drawing import draw as draw
+    from surgery.graph.passes.integer_weights import with_integer_weights as with_integer_weights
+    from surgery.jacobians import log_jacobian as log_jacobian
     from surgery.listing import computed_parameters as computed_parameters
     from surgery.peft_loading import load_peft as load_peft
     from surgery.peft_saving import save_peft as save_peft
@@ -60,11 +62,13 @@ _PLACES = {
     "lipschitz_bound": "surgery.stretching",
     "load_checkpoint": "surgery.saving",
     "load_peft": "surgery.peft_loading",
+    "log_jacobian": "surgery.jacobians",
     "plan": "surgery.planned",
     "save_checkpoint": "surgery.saving",
     "save_peft": "surgery.peft_saving",
     "state_dict": "surgery.checkpoint",
     "undo": "surgery.undoing",
+    "with_integer_weights": "surgery.graph.passes.integer_weights",
 }
 
 __all__ = [
@@ -91,11 +95,13 @@ __all__ = [
     "lipschitz_bound",
     "load_checkpoint",
     "load_peft",
+    "log_jacobian",
     "plan",
     "save_checkpoint",
     "save_peft",
     "state_dict",
     "undo",
+    "with_integer_weights",
 ]
 
 

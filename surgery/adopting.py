@@ -89,7 +89,8 @@ def adopt(model: nn.Module, patterns: str | Iterable[str] | None = None) -> nn.M
 
 def _from_peft(model: nn.Module, patterns: object) -> nn.Module:
     if patterns is not None:
-        raise SurgeryError(f"adopt: {patterns!r}: what PEFT has put into a model is taken over as a whole; no patterns")
+        reason = "what PEFT has put into a model is taken over as a whole; give no patterns"
+        raise SurgeryError(f"adopt: nothing was changed: {patterns!r}: {reason}")
     base, record, count = adopt_peft(model)
     remember(base, record)
     logger.info("adopted %d from PEFT", count)

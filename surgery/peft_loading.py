@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from surgery.errors import SurgeryError
 from surgery.finding import hosts
@@ -97,8 +98,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     pickled = path.with_suffix(".bin")
     if not path.exists() and pickled.exists():
         raise SurgeryError(
-            f"load_peft: {pickled}: is a pickle, which could run anything; write {path.name} from it by "
-            f"safetensors.torch.save_file(torch.load(path, weights_only=True), ...)"
+            f"load_peft: {pickled}: is a pickle, which could run anything; the model is as it was; write {path.name} "
+            f"from it by safetensors.torch.save_file(torch.load(path, weights_only=True), ...)"
         )
     try:
         with safe_open(path, "pt") as file:
@@ -140,6 +141,9 @@ def _read_adapter(
     weight = dict(host.named_parameters(recurse=False)).get("weight")
     if weight is None:
         reading.problems.append(f"{name}: is meant by target_modules, and has no plain weight of its own")
+        return
+    if is_lazy(weight) or weight.is_meta:
+        reading.problems.append(f"{name}: its weight has no data yet; load an adapter when the base is loaded")
         return
     layer = layer_of(host, weight.shape)
     if isinstance(layer, str):

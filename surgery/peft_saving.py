@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from computed.constraints.adapters import LoRA
 from computed.constraints.dora import DoRA
@@ -20,6 +21,7 @@ from surgery.errors import SurgeryError
 from surgery.finding import Found, find
 from surgery.peft_config import CONFIG
 from surgery.peft_format import PREFIX, WEIGHTS, Layer, layer_of
+from surgery.peft_targets import exactly, patterns, targets
 from surgery.peft_training import Trained, trained_beside
 
 KINDS: dict[type[nn.Module], str] = {LoRA: "lora", DoRA: "dora", IA3: "ia3"}
@@ -68,6 +70,7 @@ def save_peft(model: nn.Module, folder: str | os.PathLike[str], *, task_type: st
         True
     """
     written, problems = _adapters(model)
+    problems += _wrapped(model)
     trained = trained_beside(model, [one.name for one in written])
     problems += trained.problems
     problems += _mixed(written)
@@ -93,6 +96,14 @@ def _write(folder: Path, told: dict[str, Any], tensors: dict[str, Tensor]) -> No
     finally:
         for path in unfinished:
             path.unlink(missing_ok=True)
+
+
+def _wrapped(model: nn.Module) -> list[str]:
+    """Why the names of a wrapped model are not those of the base that PEFT will be given."""
+    compiled = "_orig_mod" in model._modules
+    if not (compiled or isinstance(model, DistributedDataParallel)):
+        return []
+    return [f"a {type(model).__name__} has names of its own; save model.{'_orig_mod' if compiled else 'module'}"]
 
 
 def _adapters(model: nn.Module) -> tuple[list[Written], list[str]]:
@@ -176,11 +187,11 @@ def _config(model: nn.Module, written: Sequence[Written], trained: Trained) -> d
         "fan_in_fan_out": any(one.layer.kind == "transposed" for one in written),
         "inference_mode": True,
         "modules_to_save": trained.modules or None,
-        "target_modules": _targets(model, names),
+        "target_modules": targets(model, names),
     }
     if written[0].method == "ia3":
         feedforward = [one.name for one in written if one.feedforward]
-        return told | {"peft_type": "IA3", "feedforward_modules": _exactly(feedforward), "init_ia3_weights": True}
+        return told | {"peft_type": "IA3", "feedforward_modules": exactly(feedforward), "init_ia3_weights": True}
     scaled = [one.constraint for one in written if isinstance(one.constraint, LoRA | DoRA)]
     rslora = all(one.rslora for one in scaled)
     ranks = {one.name: each.rank for one, each in zip(written, scaled, strict=True)}
@@ -190,9 +201,9 @@ def _config(model: nn.Module, written: Sequence[Written], trained: Trained) -> d
     return told | {
         "peft_type": "LORA",
         "r": rank,
-        "rank_pattern": _patterns(ranks, rank),
+        "rank_pattern": patterns(ranks, rank),
         "lora_alpha": alpha,
-        "alpha_pattern": _patterns(alphas, alpha),
+        "alpha_pattern": patterns(alphas, alpha),
         "bias": trained.bias,
         "init_lora_weights": "pissa" if pissa else True,
         "lora_dropout": max(map(_dropout, written)),
@@ -205,27 +216,3 @@ def _alpha(constraint: LoRA | DoRA, *, rslora: bool) -> float:
     """The alpha that gives the scale where PEFT divides by the rank, or by its root."""
     alpha = constraint.alpha if constraint.alpha is not None else float(constraint.rank)
     return alpha if rslora or not constraint.rslora else constraint.scale() * constraint.rank
-
-
-def _patterns(values: dict[str, Any], usual: Any) -> dict[str, Any]:
-    """Patterns for what is not as usual; ``^`` keeps them from names that only end alike."""
-    return {f"^{_escaped(name)}": value for name, value in values.items() if value != usual}
-
-
-def _escaped(name: str) -> str:
-    return name.replace(".", r"\.")
-
-
-def _targets(model: nn.Module, names: Sequence[str]) -> list[str] | str:
-    """The last parts of the names where they mean these modules alone, else the names, else an expression."""
-    modules = [name for name, _ in model.named_modules() if name]
-    for listed in (sorted({name.rpartition(".")[2] for name in names}), sorted(names)):
-        meant = {one for one in modules if any(one == each or one.endswith(f".{each}") for each in listed)}
-        if meant == set(names):
-            return listed
-    return _exactly(names)
-
-
-def _exactly(names: Sequence[str]) -> str:
-    """An expression that matches these names and no others."""
-    return "|".join(map(_escaped, names))

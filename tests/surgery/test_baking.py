@@ -241,7 +241,7 @@ def test_a_bake_says_what_it_did(caplog: pytest.LogCaptureFixture):
 
 def test_a_bake_says_what_becomes_dense(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "surgery")
-    model = surgery.apply_constraints(nn.Linear(40, 40), {"weight": "lora(2)"})
+    model = surgery.apply_constraints(nn.Linear(40, 40), {"*": "frozen", "weight": "lora(2)"})
     surgery.bake(model)
     assert messages(caplog) == ["baked 1 of 1; dense again: 1,760 -> 1,600 parameters"]
     surgery.bake(surgery.apply_constraints(nn.Linear(40, 40), {"weight": "weight_norm"}))

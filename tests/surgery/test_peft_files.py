@@ -47,7 +47,7 @@ def refused(model: nn.Module, folder: Path, **arguments: Any) -> str:
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     objects = {name: id(one) for name, one in model.named_parameters()}
     flags = [one.requires_grad for one in model.parameters()]
-    with pytest.raises(surgery.SurgeryError) as error:  # noqa: PT011 - the callers look at the message
+    with pytest.raises(surgery.SurgeryError, match=r"the model is as it was|nothing was changed") as error:
         surgery.load_peft(model, folder, **arguments)
     after = model.state_dict()
     assert list(after) == list(before)
@@ -105,7 +105,7 @@ def test_specs_say_ranks_scales_and_dropout():
     assert layer[0].attention.self.query.weight.spec == "lora(rank=2, alpha=6.0, rslora=True)"
     assert layer[1].attention.self.value.weight.spec == "lora(rank=4, alpha=3.0, rslora=True)"
     llama = surgery.load_peft(network("llama"), FILES / "llama_second_layer")
-    assert [name for name in surgery.computed_parameters(llama)] == [
+    assert list(surgery.computed_parameters(llama)) == [
         "model.layers.1.self_attn.q_proj.weight",
         "model.layers.1.self_attn.v_proj.weight",
     ]
@@ -168,7 +168,9 @@ def test_a_start_that_leaves_the_base_is_taken(start, tmp_path):
 
 
 def test_all_fields_are_refused_at_once(tmp_path):
-    message = refused(network("words"), edited(tmp_path, "words_lora", lora_bias=True, bias="some", target_modules=None))
+    message = refused(
+        network("words"), edited(tmp_path, "words_lora", lora_bias=True, bias="some", target_modules=None)
+    )
     assert "lora_bias=True" in message
     assert "bias='some'; it is one of 'none', 'all', 'lora_only'" in message
     assert "target_modules=None" in message
@@ -206,7 +208,9 @@ def test_another_model_is_refused_by_its_layers(tmp_path):
     assert "means no module of this Images" in refused(Images(), edited(tmp_path, "words_lora", target_modules=["no"]))
     unlike = Words()
     unlike.sub["time"] = nn.Conv1d(4, 3, 2, dilation=2)
-    assert "sub.time: is a Conv1d with dilation=(2,), where PEFT's layer leaves" in refused(unlike, FILES / "words_lora")
+    assert "sub.time: is a Conv1d with dilation=(2,), where PEFT's layer leaves" in refused(
+        unlike, FILES / "words_lora"
+    )
     normed = Words()
     normed.fc = nn.LayerNorm(8)
     message = refused(normed, FILES / "words_lora")
@@ -271,7 +275,9 @@ def test_a_tie_that_would_train_is_refused(tmp_path):
     folder = with_tensors(
         edited(tmp_path, "words_lora", target_modules=["embed"], modules_to_save=["other"], rank_pattern={}),
         **{
-            **{key: None for key in load_file(FILES / "words_lora" / "adapter_model.safetensors") if "embed" not in key},
+            **{
+                key: None for key in load_file(FILES / "words_lora" / "adapter_model.safetensors") if "embed" not in key
+            },
             "base_model.model.other.weight": torch.zeros(5, 8),
             "base_model.model.other.bias": torch.zeros(5),
         },
@@ -285,6 +291,17 @@ def test_numbers_that_are_rounded_are_told(caplog):
     assert "adapters stored in torch.float32 were rounded to torch.bfloat16" in caplog.text
     found = outputs(model, "words").float()
     torch.testing.assert_close(found, expected("words_lora"), rtol=0.05, atol=0.05)
+
+
+def test_a_base_without_data_is_refused():
+    with torch.device("meta"):
+        empty = Words()
+    with pytest.raises(surgery.SurgeryError, match="fc: its weight has no data yet; load an adapter when the base is"):
+        surgery.load_peft(empty, FILES / "words_lora")
+    lazy = network("words")
+    lazy.fc = nn.LazyLinear(5)
+    with pytest.raises(surgery.SurgeryError, match="fc: its weight has no data yet"):
+        surgery.load_peft(lazy, FILES / "words_lora")
 
 
 def test_a_constrained_layer_is_refused():
@@ -326,6 +343,15 @@ def test_what_peft_cannot_hold_is_refused_by_name(case, tmp_path):
     with pytest.raises(surgery.SurgeryError, match=rf"(?s)PEFT cannot hold all of this model:.*{message}"):
         surgery.save_peft(model, tmp_path / "never")
     assert not (tmp_path / "never").exists()
+
+
+def test_a_compiled_model_is_saved_by_what_is_inside(tmp_path):
+    model = surgery.apply_constraints(network("words"), {"*": "frozen", "fc.weight": "lora(2)"})
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(surgery.SurgeryError, match=r"a OptimizedModule has names of its own; save model._orig_mod"):
+        surgery.save_peft(compiled, tmp_path)
+    surgery.save_peft(compiled._orig_mod, tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"] == "fc"
 
 
 @pytest.mark.parametrize("spec", ["lora(2, alpha=3)", "lora(3)", "lora(2, alpha=3, rslora=True)", "lora(2, dim=1)"])

@@ -48,8 +48,10 @@ from computed.constraints.products import LoHa, LoKr
 from computed.constraints.quantised import FakeQuant
 from computed.constraints.reflections import HRA
 from computed.constraints.rotations import BOFT, OFT
+from computed.constraints.sigma_gain import Gain
 from computed.constraints.simplex import DoublyStochastic, Simplex
 from computed.constraints.singular_values import AlmostOrthogonal, Polar, SingularClip
+from computed.constraints.slices import Concatenated, Stacked
 from computed.constraints.soft_threshold import SoftThreshold
 from computed.constraints.spectral import Spectral
 from computed.constraints.sphere import Frobenius, Sphere
@@ -122,6 +124,7 @@ CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
     "weight_standardization": Standardized,
     "weight_standardization, columns": lambda: Standardized(-1),
     "scaled_weight_standardization": ScaledStandardized,
+    "gain": Gain,
     "lower_triangular": LowerTriangular,
     "upper_triangular": lambda: UpperTriangular(1),
     "psd": PositiveSemidefinite,
@@ -137,6 +140,12 @@ CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
     "block_diagonal, three": lambda: BlockDiagonal(3),
     "kronecker": lambda: Kronecker(1, 1),
     "kronecker, columns": lambda: Kronecker(1, 3),
+    "cat": lambda: Concatenated(["nonnegative", "none", "unit_norm"], [1, 2, 3]),
+    "cat, channels": lambda: Concatenated(["nonnegative(map='relu')", "centred"], [1, 2], dim=1),
+    "cat, strict": lambda: Concatenated(["greater_than(1.0)", "interval(-1.0, 1.0)"], [2, 4]),
+    "cat, within": lambda: Concatenated(["cat(['symmetric', None], [3, 3], dim=1)", "none"], [3, 3]),
+    "stack": lambda: Stacked(["nonnegative", "none", "sphere(2.0, dim=None)", "none", "frobenius", "monotone"]),
+    "stack, channels": lambda: Stacked(["centred", "unit_norm"], dim=-2),
     "low_rank": lambda: LowRank(2),
     "aol": Aol,
     "aol, bound": lambda: Aol(0.3),
@@ -203,6 +212,7 @@ EDGE = {
     "interval, far from zero": 1.0,
     "less_than": 1.0,
     "exp": 0.0,
+    "cat, strict": 1.0,
 }
 # the raws are found by a decomposition, or a sum of many entries
 DECOMPOSED = ("psd", "positive_definite", "correlation", "low_rank", "kronecker", "singular_clip", "almost_orthogonal")
@@ -225,7 +235,7 @@ EVERYTHING = (
     "dora",
     "loha",
 )
-EVERYTHING += ("lokr", "vera", "delora", "oft", "boft", "hra", "ia3")
+EVERYTHING += ("lokr", "vera", "delora", "oft", "boft", "hra", "ia3", "gain")
 STRICT = [name for name in CONSTRAINTS if name not in WITHOUT_SPEC]
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

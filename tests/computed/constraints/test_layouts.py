@@ -174,6 +174,9 @@ ADMITS: dict[str, Callable[[Weight], bool]] = {
     "low_rank": lambda w: rank(w.matrix) == 2,
     "singular_clip": lambda w: near(singular(w.matrix)[0], 0.5),
     "almost_orthogonal": lambda w: bool(np.all(np.abs(singular(w.matrix) - 1) < 0.25 + 1e-4)),
+    "gain": lambda w: (
+        near(w.value, w.raws["g"] * w.raws["raw"]) and near(singular(along(w.raws["raw"], w.outputs))[0], 1)
+    ),
     "lora": lambda w: near(w.change, w.raws["B"] @ w.raws["A"].reshape(2, -1)) and rank(w.change) == 2,
     "loha": lambda w: w.raws["A1"].size == 2 * w.matrix.shape[1] and w.raws["B1"].size == 2 * w.matrix.shape[0],
     "lokr": lambda w: one_product(w.change, *w.raws["C"].shape),
@@ -200,6 +203,12 @@ ADMITS: dict[str, Callable[[Weight], bool]] = {
     "lsq": lambda w: max(levels(w)) <= 16,
     "binary": lambda w: all(len(np.unique(np.abs(row.astype(np.float32)))) == 1 for row in w.slices()),
     "ternary": lambda w: max(levels(w)) <= 3,
+    "cat": lambda w: bool(w.value[0].min() > 0) and near(lengths(w)[3:], 1),
+    "stack": lambda w: (
+        bool(w.value[0].min() >= 0 and np.abs(w.value[1]).max() < 0.5)
+        and near(w.value[3].mean(), 0)
+        and near(lengths(w)[5], 2)
+    ),
     # dimension 1, pairs of dimensions, the whole
     "n_m": lambda w: bool(np.all(groups_of_three(w) <= 1)),
     "tucker": lambda w: fully_low(w, 2),
@@ -238,8 +247,10 @@ ADMITS: dict[str, Callable[[Weight], bool]] = {
     "affine": lambda w: near(w.value, 0.5 * w.raws["raw"] + 1),
     "soft_threshold": lambda w: near(w.value, np.sign(w.raws["raw"]) * np.maximum(np.abs(w.raws["raw"]) - 0.05, 0)),
 }
+# what is said of a layer as an operator, and the least norm that it leaves it
+OPERATORS = {"operator_norm": 0.9, "orthogonal_conv": 0.9, "aol": 0.2}
 MATRICES = ("spectral", "orthogonal", "dynamic_orthogonal", "bjorck", "low_rank", "fixed_rank", "singular_clip")
-MATRICES += ("almost_orthogonal", "lora", "loha", "lokr", "vera", "delora", "dora", "oft", "boft", "hra", "ia3")
+MATRICES += ("gain", "almost_orthogonal", "lora", "loha", "lokr", "vera", "delora", "dora", "oft", "boft", "hra", "ia3")
 SQUARE_MATRICES = ("special_orthogonal", "invertible")
 SQUARE = ("symmetric", "skew", "psd", "positive_definite", "cholesky", "correlation", "doubly_stochastic", "circulant")
 SPECS = SPEC_OF | {"monotone": "monotone"}
@@ -259,6 +270,8 @@ def takes(name: str, host: Host) -> bool:
         "block_diagonal": shape[-1] % 2 == 0 and shape[-2] % 2 == 0,
         "kronecker": len(shape) == 2 and shape[0] % 2 == 0 and shape[1] % 3 == 0,
         "n_m": shape[1] % 3 == 0,
+        "cat": shape[0] == 6,
+        "stack": shape[0] == 6,
         "tensor_train": len(shape) == 4,
     }
     return conditions.get(name, True)
@@ -287,10 +300,10 @@ def move(model: nn.Module) -> None:
 
 
 def test_the_table_has_every_constraint():
-    assert set(catalogue()) <= {*ADMITS, "operator_norm"}
+    assert set(catalogue()) <= {*ADMITS, *OPERATORS}
 
 
-@pytest.mark.parametrize("name", [name for name in SPECS if name != "operator_norm"])
+@pytest.mark.parametrize("name", [name for name in SPECS if name not in OPERATORS])
 def test_each_host_is_read_along_its_dimension_or_refused_by_name(name: str):
     for called, host in HOSTS.items():
         model = built(host)
@@ -312,7 +325,7 @@ def test_each_host_is_read_along_its_dimension_or_refused_by_name(name: str):
 
 # a matrix and its transpose have the same singular values and the same rank; a Kronecker product is one by both
 EITHER_WAY = ("spectral", "orthogonal", "dynamic_orthogonal", "bjorck", "low_rank", "fixed_rank", "singular_clip")
-EITHER_WAY += ("almost_orthogonal", "delora")
+EITHER_WAY += ("gain", "almost_orthogonal", "delora")
 ONE_WAY = [
     (name, host)
     for host in ("Conv2d", "ConvTranspose1d", "transformers.Conv1D")
@@ -360,27 +373,32 @@ def test_three_dimensions_of_an_unknown_host_are_refused_with_both_readings(name
 LAYERS = [name for name, host in HOSTS.items() if len(host.shape) > 2 and host.outputs is not None] + ["Linear"]
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_operator_norm_is_that_of_the_layer_group_by_group(name: str):
+@pytest.mark.parametrize("host", LAYERS)
+@pytest.mark.parametrize("name", OPERATORS)
+def test_norms_of_operators_are_those_of_the_layer_group_by_group(name: str, host: str):
     """A power iteration on the layer itself, in float64, on an image with so many pixels that its edge is little."""
-    model = surgery.apply_constraints(built(HOSTS[name]), {"0.weight": "operator_norm"}).eval()
-    layer = surgery.bake(model)[0].double()
+    model, dims = built(HOSTS[host]), len(HOSTS[host].shape) - 2
+    if name == "orthogonal_conv" and ("groups" in host or dims == 0):
+        with pytest.raises(surgery.PlanError, match=r"0\.weight .*exempt it with '0\.weight': None"):
+            surgery.apply_constraints(model, {"0.weight": name})
+        return
+    layer = surgery.bake(surgery.apply_constraints(model, {"0.weight": name}).eval())[0].double()
     layer.bias = None
-    pixels = {1: 40, 2: 24, 3: 12}.get(len(HOSTS[name].shape) - 2)
-    x = torch.randn(1, 9, *([pixels] * (len(HOSTS[name].shape) - 2)), dtype=torch.float64)
+    x = torch.randn(1, 9, *[{1: 40, 2: 24, 3: 12}.get(dims)] * dims, dtype=torch.float64)
     norm = 0.0
     for _ in range(60):
         x = (x / x.norm()).requires_grad_()
         y = layer(x)
         norm = float(y.detach().norm())
         (x,) = torch.autograd.grad(y, x, y.detach())
-    assert 0.9 < norm < 1.001
+    assert OPERATORS[name] < norm < 1.001
 
 
-@pytest.mark.parametrize("name", ["Bilinear", "experts"])
-def test_operator_norm_asks_what_the_layer_is(name: str):
-    with pytest.raises(surgery.PlanError, match=r"0\.weight .* give stride= and groups= of the convolution, or exempt"):
-        surgery.apply_constraints(built(HOSTS[name]), {"0.weight": "operator_norm"})
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("host", ["Bilinear", "experts"])
+def test_norms_of_operators_need_a_layer(name: str, host: str):
+    with pytest.raises(surgery.PlanError, match=r"0\.weight .*exempt it with '0\.weight': None"):
+        surgery.apply_constraints(built(HOSTS[host]), {"0.weight": SPECS[name]})
 
 
 TORCH = [name for name, host in HOSTS.items() if name != "transformers.Conv1D" and host.outputs is not None]

@@ -143,7 +143,11 @@ class OwnForward(nn.Linear):
 UNFIT = {
     "an embedding": (lambda: nn.Embedding(4, 8), "weight", "this is the weight of an Embedding"),
     "groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), "weight", "this one has 2 groups"),
-    "padded before": (lambda: nn.Conv1d(4, 6, 3, padding=1, padding_mode="reflect"), "weight", "padding_mode='reflect'"),
+    "padded before": (
+        lambda: nn.Conv1d(4, 6, 3, padding=1, padding_mode="reflect"),
+        "weight",
+        "padding_mode='reflect'",
+    ),
     "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3), "weight", "this is the weight of a ConvTranspose2d"),
     "attention": (lambda: nn.MultiheadAttention(8, 2), "out_proj.weight", "NonDynamicallyQuantizableLinear"),
     "recurrent": (lambda: nn.LSTM(4, 3), "weight_ih_l0", "this is the weight_ih_l0 of a LSTM"),
@@ -192,7 +196,7 @@ def test_dropout_is_a_setting_for_schedules():
 
 def test_settings_of_what_a_graph_has_built_in_are_refused():
     graph = surgery.apply_constraints(nn.Sequential(nn.Linear(8, 6)), {"0.weight": "lora(3, alpha=5)"}, via="fx")
-    with pytest.raises(surgery.SurgeryError, match="0.weight: F.linear is done by its factors in this graph"):
+    with pytest.raises(surgery.SurgeryError, match=r"0.weight: F.linear is done by its factors in this graph"):
         surgery.configure(graph, "0.weight", alpha=9)
     assert graph.get_submodule("0.weight").spec == "lora(rank=3, alpha=5.0)"
 
