@@ -13,10 +13,10 @@ Bengio, "Unitary evolution recurrent neural networks", 2016, arXiv:1511.06464, s
 * both once more where ``weight_hh`` takes steps of a fifth;
 * free, torch's start: starts as ``nn.RNN`` does, which forgets.
 
-What loses: torch's start learns nothing but the guess. At the larger steps the rule about halves the loss on each seed;
-at the smaller ones the free net stays near its orthogonal start by itself: the medians are close, only its seeds lie
-further apart. So the start is the larger half of the matter, and the rule makes it last. The rule costs about a fifth
-more time a step at this size.
+What loses: torch's start learns nothing but the guess. At the larger steps the rule lowers the loss on each seed, and
+halves its median; at the smaller ones the free net stays near its orthogonal start by itself: the medians are close,
+only its seeds lie further apart. So the start is the larger half of the matter, and the rule makes it last. The rule
+costs about a fifth more time a step at this size.
 
 Run ``python examples/copying_memory.py [picture.png]``; the picture needs matplotlib, of the extra ``examples``.
 """

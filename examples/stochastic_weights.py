@@ -31,6 +31,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import ClassVar
 
 import torch
@@ -45,9 +46,11 @@ from computed.parameter import ComputedParameter
 
 NOISE = 0.05  # of the points on the curve
 PRIOR = 1.0
+GAP = (-0.2, 0.6)  # where there are no points
 POINTS, PRETRAINING, STEPS, DRAWS = 48, 800, 1500, 4
 TRAINED, EPOCHS, BATCH = 1400, 12, 64  # of 1797 pictures; the others test
-PENALTIES = (0.002, 0.005, 0.01)  # of an open gate, beside the mean cross-entropy
+PRICES = (0.01, 0.03, 0.1)  # of an open gate, beside the mean cross-entropy
+SEEDS = (0, 1, 2)
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1  # beta, gamma and zeta of the paper
 OPEN = 3.0  # log alpha of a gate that is one in eval, and mostly in training
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "stochastic_weights.png"
@@ -149,10 +152,15 @@ def curve(x: Tensor) -> Tensor:
 
 
 def points(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """``x`` and ``y`` (n, 1), with a gap from -0.2 to 0.6."""
+    """``x`` and ``y`` (n, 1), with a gap between them."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.cat([torch.linspace(-1, -0.2, POINTS // 2), torch.linspace(0.6, 1, POINTS // 2)])[:, None]
+    x = torch.cat([torch.linspace(-1, GAP[0], POINTS // 2), torch.linspace(GAP[1], 1, POINTS // 2)])[:, None]
     return x, curve(x) + NOISE * torch.randn(x.shape, generator=generator)
+
+
+def between(x: Tensor) -> Tensor:
+    """Which ``x`` lie in the gap."""
+    return (x > GAP[0]) & (x < GAP[1])
 
 
 def fitted_line(seed: int = 0, steps: int = PRETRAINING) -> nn.Sequential:
@@ -185,13 +193,41 @@ def with_uncertainty(model: nn.Module, seed: int = 0, steps: int = STEPS) -> nn.
     return model
 
 
-def band(model: nn.Module, x: Tensor, draws: int = 200) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of what samples of the net say at ``x``, without the noise of the points."""
+def answers(model: nn.Module, x: Tensor, draws: int = 200) -> Tensor:
+    """What samples of the net say at ``x``, without the noise of the points: (draws, n, 1)."""
     model.train()
     with torch.no_grad():
         drawn = torch.stack([model(x) for _ in range(draws)])
     model.eval()
-    return drawn.mean(0), drawn.std(0)
+    return drawn
+
+
+def log_likelihood(drawn: Tensor, y: Tensor) -> Tensor:
+    """Of each ``y`` (n, 1), under the mixture of normal distributions around the answers (draws, n, 1)."""
+    parts = torch.distributions.Normal(drawn, NOISE).log_prob(y)
+    return parts.logsumexp(0) - math.log(len(drawn))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A fit of the line: the mean log likelihood of new points where there were points, and in the gap."""
+
+    model: nn.Module
+    at_points: float
+    in_gap: float
+
+
+def lines(seed: int) -> tuple[Line, Line]:
+    """The plain net, and the same with uncertainty."""
+    x = torch.linspace(-1, 1, 401)[:, None]
+    y = curve(x) + NOISE * torch.randn(x.shape, generator=torch.Generator().manual_seed(100))
+    plain = fitted_line(seed)
+    uncertain = with_uncertainty(copy.deepcopy(plain), seed)
+    found = []
+    for model, draws in ((plain, 1), (uncertain, 200)):
+        each = log_likelihood(answers(model, x, draws), y)
+        found.append(Line(model, each[~between(x)].mean().item(), each[between(x)].mean().item()))
+    return found[0], found[1]
 
 
 # digits with gates
@@ -214,7 +250,7 @@ def digits() -> tuple[Tensor, Tensor]:
     return torch.tensor(given.data, dtype=torch.float32)[order] / 16, torch.tensor(given.target)[order]
 
 
-def train(model: nn.Module, seed: int, epochs: int, penalty: float = 0.0) -> nn.Module:
+def train(model: nn.Module, seed: int, epochs: int, price: float = 0.0) -> nn.Module:
     """By the mean cross-entropy, and a price for each gate that is open."""
     pixels, labels = (part[:TRAINED] for part in digits())
     torch.manual_seed(seed)
@@ -229,8 +265,8 @@ def train(model: nn.Module, seed: int, epochs: int, penalty: float = 0.0) -> nn.
         for batch in torch.randperm(TRAINED).split(BATCH):
             optimizer.zero_grad()
             loss = F.cross_entropy(model(pixels[batch]), labels[batch])
-            if penalty:
-                loss = loss + penalty * expected_open(model)
+            if price:
+                loss = loss + price * expected_open(model)
             loss.backward()
             optimizer.step()
     return model.eval()
@@ -239,7 +275,9 @@ def train(model: nn.Module, seed: int, epochs: int, penalty: float = 0.0) -> nn.
 def reader(seed: int = 0, epochs: int = EPOCHS) -> nn.Module:
     """A plain net that reads digits, trained."""
     torch.manual_seed(seed)
-    return train(nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), seed, epochs)
+    return train(
+        nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)), seed, epochs
+    )
 
 
 def columns_left(model: nn.Module) -> tuple[int, ...]:
@@ -256,10 +294,10 @@ def judged(name: str, model: nn.Module) -> Gated:
     return Gated(name, columns_left(model), right, model)
 
 
-def gated(base: nn.Module, penalty: float, seed: int = 0, epochs: int = 2 * EPOCHS) -> Gated:
+def gated(base: nn.Module, price: float, seed: int = 0, epochs: int = 2 * EPOCHS) -> Gated:
     """Gates on all columns by one rule, trained at this price."""
     model = surgery.apply_constraints(copy.deepcopy(base), {"*.weight": HardConcrete})
-    return judged(f"gates, price {penalty:g}", train(model, seed, epochs, penalty))
+    return judged(f"gates, price {price:g}", train(model, seed, epochs, price))
 
 
 def masked(base: nn.Module, left: Sequence[int], seed: int = 0, epochs: int = 2 * EPOCHS) -> Gated:
@@ -272,3 +310,80 @@ def masked(base: nn.Module, left: Sequence[int], seed: int = 0, epochs: int = 2 
     }
     model = surgery.apply_constraints(copy.deepcopy(base), rules) if rules else copy.deepcopy(base)
     return judged("  as many, longest", train(model, seed, epochs))
+
+
+def choices(seed: int) -> list[Gated]:
+    """The plain net that reads digits, and for each price gates and the longest columns, as many of them."""
+    base = reader(seed)
+    found = [judged("plain", base)]
+    for price in PRICES:
+        found.append(gated(base, price, seed))
+        found.append(masked(base, found[-1].left, seed))
+    return found
+
+
+def print_tables(fits: Sequence[tuple[Line, Line]], chosen: Sequence[Sequence[Gated]]) -> None:
+    """Medians over the seeds."""
+    print(f"mean log likelihood of new points, medians of {len(fits)} seeds{'at points':>15}{'in the gap':>12}")
+    for name, several in zip(("plain net", "normal weights, 200 samples"), zip(*fits, strict=True), strict=True):
+        at_points, in_gap = median(each.at_points for each in several), median(each.in_gap for each in several)
+        print(f"{name:<54}{at_points:>12.2f}{in_gap:>12.2f}")
+    print(f"\ndigits, medians of {len(chosen)} seeds{'columns left':>24}{'right':>9}")
+    for several in zip(*chosen, strict=True):
+        left = [int(median(counts)) for counts in zip(*(each.left for each in several), strict=True)]
+        right = median(each.right for each in several)
+        print(f"{several[0].name:<28}{' '.join(f'{count:>4}' for count in left):>24}{right:>9.3f}")
+
+
+def draw(fits: Sequence[tuple[Line, Line]], chosen: Sequence[Sequence[Gated]], picture: Path) -> None:
+    """Samples of the line, and the gates of the pixels."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        print("no picture: matplotlib is not installed")
+        return
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained", dpi=100, width_ratios=(6, 4))
+    x = torch.linspace(-1.2, 1.2, 241)[:, None]
+    plain, uncertain = fits[0]
+    drawn = answers(uncertain.model, x)[..., 0]
+    left.plot(x, drawn[:40].T, color="#7da7d0", linewidth=0.5, alpha=0.6)
+    mean, deviation = drawn.mean(0), drawn.std(0)
+    left.fill_between(
+        x[:, 0], mean - 2 * deviation, mean + 2 * deviation, color="#1f5fa8", alpha=0.15, linewidth=0, label="2 sigma"
+    )
+    left.plot(x, mean, color="#1f5fa8", label="mean of samples")
+    with torch.no_grad():
+        left.plot(x, plain.model(x), color="#b8860b", label="plain net")
+    left.plot(x, curve(x), color="#222222", linewidth=1, linestyle="--", label="the curve")
+    left.plot(*points(), ".", color="#222222", markersize=4)
+    left.set(xlabel="x", ylabel="y", ylim=(-1.6, 1.6))
+    left.set_title("Normal weights, by one rule: samples part where there are no points", fontsize=10)
+    left.legend(loc="lower right", frameon=False, fontsize=8)
+    last = next(one for one in reversed(chosen[0]) if any(of_kind(one.model, HardConcrete)))
+    shown = gates(next(of_kind(last.model, HardConcrete))).reshape(8, 8)
+    image = right.imshow(shown, cmap="Blues", vmin=0, vmax=1)
+    right.set_title(f"Gates of the pixels, {last.left[0]} of 64 open: {last.right:.1%} read rightly", fontsize=10)
+    right.set(xticks=[], yticks=[])
+    figure.colorbar(image, ax=right, shrink=0.8)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Fit all, print both tables, draw the picture."""
+    torch.set_num_threads(1)
+    picture = Path(sys.argv[1]) if len(sys.argv) > 1 else PICTURE
+    fits = [lines(seed) for seed in SEEDS]
+    chosen = [choices(seed) for seed in SEEDS]
+    print_tables(fits, chosen)
+    draw(fits, chosen, picture)
+    print(f"picture: {picture}")
+
+
+if __name__ == "__main__":
+    main()

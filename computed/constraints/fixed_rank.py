@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from computed.constraints.frames import Frames
-from computed.constraints.refusing import exempt, require, whole_number
+from computed.constraints.refusing import require, whole_number, why_not_square
 from computed.linalg import as_matrix, in_double, scaled_to_one
 from computed.site import Site
 
@@ -88,13 +88,7 @@ class Invertible(Frames):
 
     def why_not(self, site: Site) -> str | None:
         """It takes what is a square matrix."""
-        reason = super().why_not(site)
-        if reason is not None or site.shape is None:
-            return reason
-        side = site.shape[self.dim or 0]
-        if side * side == site.shape.numel():
-            return None
-        return f"invertible needs a square matrix, got shape {tuple(site.shape)}; {exempt(site)}"
+        return why_not_square("invertible", site, self.dim)
 
     def rank_for(self, out: int, width: int) -> int:
         """Full."""

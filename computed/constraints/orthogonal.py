@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from computed.constraints.refusing import exempt
+from computed.constraints.refusing import exempt, why_not_square
 from computed.constraints.stepped import ByMap, FromBase
 from computed.linalg import in_double, orthonormality_error, polar_factor, scaled_to_one
 from computed.retractions import cayley_retraction, horizontal
@@ -84,16 +84,7 @@ class SpecialOrthogonal(ByMap):
 
     def why_not(self, site: Site) -> str | None:
         """It takes what is a square matrix."""
-        reason = super().why_not(site)
-        if reason is not None or site.shape is None:
-            return reason
-        side = site.shape[self.dim or 0]
-        if side * side == site.shape.numel():
-            return None
-        return (
-            f"special_orthogonal needs a square matrix, got ({side}, {site.shape.numel() // side}), where a "
-            f"determinant is not defined; use orthogonal or {exempt(site)}"
-        )
+        return why_not_square("special_orthogonal", site, self.dim, "use orthogonal, or ")
 
     def nearest(self, matrix: Tensor) -> Tensor:
         """The polar factor, or the rotation next to it."""

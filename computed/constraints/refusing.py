@@ -69,6 +69,18 @@ def _why_not_unsaid(name: str, site: Site, shape: torch.Size) -> str | None:
     )
 
 
+def why_not_square(name: str, site: Site, dim: int | None, advice: str = "") -> str | None:
+    """Why the parameter at ``site``, read as a matrix with rows along ``dim``, is not square, or None."""
+    reason = why_not_matrix(name, site, dim)
+    if reason is not None or site.shape is None:
+        return reason
+    side = site.shape[dim or 0]
+    if side * side == site.shape.numel():
+        return None
+    other = site.shape.numel() // side
+    return f"{name} needs a square matrix, got ({side}, {other}) of shape {tuple(site.shape)}; {advice}{exempt(site)}"
+
+
 def resolved_dim(site: Site, dim: int | None) -> int | None:
     """The dimension that the rows of the weight's matrix run along, as an index from 0.
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from collections.abc import Iterator
 from statistics import median
 
 import numpy as np
@@ -13,6 +14,15 @@ import surgery
 from examples import copying_memory as example
 
 DELAY, HIDDEN = 30, 48
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What the example sets for its process, and put back: small matrices gain nothing by more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +113,7 @@ def test_constrained_and_free_start_at_the_same_numbers():
     assert first["orthogonal"] == first["free"]
 
 
-def test_orthogonal_learns_on_every_seed_at_full_size(size, evidence):
+def test_orthogonal_learns_on_every_seed_at_full_size(size, evidence, one_thread):
     if size != "full":
         pytest.skip("a training of full length, in `make test-full`")
     losses = {

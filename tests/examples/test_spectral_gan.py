@@ -1,6 +1,7 @@
 """A GAN on eight clusters: what counts as found, norms under the rule, weights inside the clipping, equal starts."""
 
 import importlib.util
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +11,15 @@ import surgery
 from examples import spectral_gan as example
 
 STEPS = 30
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What the example sets for its process, and put back: small matrices gain nothing by more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +85,7 @@ def test_the_rule_changes_nothing_of_the_model_but_its_weights():
     assert all(torch.equal(critic.state_dict()[name], tensor) for name, tensor in before.items())
 
 
-def test_all_clusters_are_found_under_the_rule_at_full_size(size, evidence):
+def test_all_clusters_are_found_under_the_rule_at_full_size(size, evidence, one_thread):
     if size != "full":
         pytest.skip("trainings of full length, in `make test-full`")
     modes = {variant: [example.train(variant, seed).modes for seed in example.SEEDS] for variant in example.BOUNDS}
