@@ -11,8 +11,8 @@ the certificate: under these attacks a free network does about as well, but nobo
 
 All are trained alike, by the cross-entropy of ten times the logits; figures are medians over three seeds.
 
-Run ``python examples/digits_lipschitz.py [picture.png]``; it needs scikit-learn, of the extra ``dev``, and for the
-picture matplotlib, of the extra ``examples``.
+Run ``python examples/digits_lipschitz.py [picture.png]``; it needs scikit-learn, and for the
+picture matplotlib, both of the extra ``examples``.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ becomes three or four, each with calls and maps of its own.
 
 Figures are medians over three seeds; times are those of the first, medians of interleaved rounds on one thread.
 
-Run ``python examples/digits_tucker.py [picture.png]``; it needs scikit-learn, of the extra ``dev``, and for the
-picture matplotlib, of the extra ``examples``.
+Run ``python examples/digits_tucker.py [picture.png]``; it needs scikit-learn, and for the
+picture matplotlib, both of the extra ``examples``.
 """
 
 from __future__ import annotations

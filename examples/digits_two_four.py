@@ -11,8 +11,8 @@ still moves.
 The first convolution has one input, which makes no four, and stays dense. Figures are medians over three seeds, which
 differ in the dense network they start from; batches come in the same order for all.
 
-Run ``python examples/digits_two_four.py [picture.png]``; it needs scikit-learn, of the extra ``dev``, and for the
-picture matplotlib, of the extra ``examples``.
+Run ``python examples/digits_two_four.py [picture.png]``; it needs scikit-learn, and for the
+picture matplotlib, both of the extra ``examples``.
 """
 
 from __future__ import annotations

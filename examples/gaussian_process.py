@@ -15,8 +15,8 @@ than plain steps on the way up from a length scale far too small: two starts by 
 
 Reference: Rasmussen and Williams, "Gaussian processes for machine learning", 2006, algorithm 2.1 and equation 5.8.
 
-Run ``python examples/gaussian_process.py [picture.png]``; it needs scikit-learn, of the extra ``dev``, and for the
-picture matplotlib, of the extra ``examples``.
+Run ``python examples/gaussian_process.py [picture.png]``; it needs scikit-learn, and for the
+picture matplotlib, both of the extra ``examples``.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 if importlib.util.find_spec("sklearn") is None:
-    pytest.skip("its kernels are trained on scikit-learn's digits, of the extra 'dev'", allow_module_level=True)
+    pytest.skip("its kernels are trained on scikit-learn's digits, of the extra 'examples'", allow_module_level=True)
 
 from benchmarks import constraints, convolutions, factors
 from benchmarks.timing import Samples

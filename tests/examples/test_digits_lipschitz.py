@@ -19,7 +19,7 @@ from computed.constraints.operator_norm import OperatorScale
 from computed.parameter import ComputedParameter
 from computed.symbol_bound import operator_norm_bound
 
-pytest.importorskip("sklearn", reason="the digits are those of scikit-learn, of the extra 'dev'")
+pytest.importorskip("sklearn", reason="the digits are those of scikit-learn, of the extra 'examples'")
 
 from examples import digits_lipschitz as example
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import surgery
 
-pytest.importorskip("sklearn", reason="the digits are those of scikit-learn, of the extra 'dev'")
+pytest.importorskip("sklearn", reason="the digits are those of scikit-learn, of the extra 'examples'")
 
 from examples import digits_tucker as example
 

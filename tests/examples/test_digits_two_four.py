@@ -14,7 +14,7 @@ from torch.sparse import _semi_structured_conversions as conversions
 
 import surgery
 
-pytest.importorskip("sklearn", reason="the digits are those of scikit-learn, of the extra 'dev'")
+pytest.importorskip("sklearn", reason="the digits are those of scikit-learn, of the extra 'examples'")
 
 from examples import digits_two_four as example
 

@@ -11,7 +11,7 @@ from scipy import stats
 import surgery
 from examples import gaussian_process as example
 
-for needed, extra in (("sklearn", "dev"), ("matplotlib", "examples")):
+for needed, extra in (("sklearn", "examples"), ("matplotlib", "examples")):
     if importlib.util.find_spec(needed) is None:
         pytest.skip(f"the example needs {needed}, of the extra '{extra}'", allow_module_level=True)
 
