@@ -317,3 +317,20 @@ def test_orthogonal_maps_reach_the_same_target():
             (parameter - target).square().sum().backward()
             optimizer.step()
         assert (parameter.detach() - target).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    "spec", ["bjorck", "almost_orthogonal(0.25)", "singular_clip(0.5)", "orthogonal(map='newton_schulz')"]
+)
+def test_compiled_derivatives_are_those_of_eager_where_singular_values_are_equal(spec):
+    """As they are right after an insertion; torch's derivative of a decomposition divides by their differences."""
+    layer = nn.Linear(6, 6)
+    nn.init.orthogonal_(layer.weight)
+    surgery.constrain(layer, weight=spec)
+    x, gradients = torch.randn(4, 6), []
+    for call in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        layer.zero_grad()
+        call(x).square().sum().backward()
+        gradients.append(layer.weight.raws["raw"].grad.clone())
+    assert gradients[0].isfinite().all()
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
