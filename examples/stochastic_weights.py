@@ -13,9 +13,9 @@ mode is a sample, a read in eval is one fixed value, which is held.
   catalogue, which keeps as many columns, the longest, and is trained on for as long.
 
 At insertion both keep the pretrained weight, bit for bit in eval. What loses: where there are points the normal weights
-do, to the plain net, whose likelihood is higher there; their band is too wide at the points and, as of independent
-weights it mostly is, too narrow in the gap. Gates are worth it where few columns stay; where many may, the longest ones
-do as well, without a price to be found by trying (at three times the highest one all gates close).
+do, to the plain net, whose likelihood is higher there, since their band is too wide; in the gap, where they win, it is
+too narrow on one seed of three. Gates are worth it where few columns stay; where many may, the longest ones do as well,
+without a price to be found by trying (at three times the highest one all gates close).
 
 Reference: Blundell et al., "Weight uncertainty in neural networks", 2015 (arXiv:1505.05424), section 3; Louizos,
 Welling and Kingma, "Learning sparse neural networks through L0 regularization", 2018 (arXiv:1712.01312), section 2.
@@ -367,7 +367,7 @@ def draw(fits: Sequence[tuple[Line, Line]], chosen: Sequence[Sequence[Gated]], p
     last = chosen[0][-2]  # the gates of the highest price
     shown = gates(next(of_kind(last.model, HardConcrete))).reshape(8, 8)
     image = right.imshow(shown.numpy(), cmap="Blues", vmin=0, vmax=1)
-    right.set_title(f"Gates of the pixels, {last.left[0]} of 64 open: {last.right:.1%} read rightly", fontsize=10)
+    right.set_title(f"Gates of the pixels: {last.left[0]} of 64 open", fontsize=10)
     right.set(xticks=[], yticks=[])
     figure.colorbar(image, ax=right, shrink=0.8)
     picture.parent.mkdir(parents=True, exist_ok=True)

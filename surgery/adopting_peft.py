@@ -13,7 +13,7 @@ from surgery.errors import SurgeryError
 from surgery.hosting import KeptHost
 from surgery.peft_config import PeftConfig
 from surgery.peft_format import ROLES, Layer, layer_of
-from surgery.peft_placing import Adapter, put_adapters, spec_of, why_not_adapter
+from surgery.peft_placing import Adapter, put_adapters, scales_bias, spec_of, why_not_adapter
 from surgery.restoring import Record, keep
 
 WRAPPER = ("peft.peft_model", "PeftModel")
@@ -195,7 +195,8 @@ def _adapter(one: Standing, active: str) -> Adapter | str:
     if reason is not None:
         cure = f"; leave it out: layer.lora_dropout[{active!r}] = torch.nn.Identity()" if "dropout" in reason else ""
         return reason + cure
-    return Adapter(one.name, spec_of(config, one.name, layer, dropout), tensors)
+    spec = spec_of(config, one.name, layer, dropout)
+    return Adapter(one.name, spec, tensors, scales_bias(config, one.name, module.base_layer))
 
 
 def _alpha(module: Any, active: str) -> tuple[float, bool]:

@@ -17,7 +17,7 @@ from surgery.history import remember
 from surgery.listing import computed_parameters
 from surgery.peft_config import PeftConfig, read_config
 from surgery.peft_format import BETWEEN, ORIGINAL, PREFIX, ROLES, WEIGHTS, layer_of
-from surgery.peft_placing import Adapter, put_adapters, spec_of, tied_elsewhere, why_not_adapter
+from surgery.peft_placing import Adapter, put_adapters, scales_bias, spec_of, tied_elsewhere, why_not_adapter
 
 DROPPED = "; pass dropout=0.0 to leave it out"
 logger = logging.getLogger("surgery")
@@ -164,7 +164,8 @@ def _read_adapter(
     reason = why_not_adapter(config, name, layer, host, dropout)
     if reason is not None:
         reading.problems.append(f"{name}: {reason}{DROPPED if 'dropout' in reason else ''}")
-    reading.adapters.append(Adapter(name, spec_of(config, name, layer, dropout), found))
+    spec = spec_of(config, name, layer, dropout)
+    reading.adapters.append(Adapter(name, spec, found, scales_bias(config, name, host)))
 
 
 def _plain(key: str) -> str:

@@ -8,7 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from computed.constraints.gains import SharedGains
 from computed.parameter import ComputedParameter
+from computed.site import Site
 from computed.spec import Call
 from computed.watching import own_storage
 from surgery.applying import carry_out
@@ -22,25 +24,31 @@ from surgery.restoring import Record, keep
 
 @dataclass(frozen=True)
 class Adapter:
-    """The adapter of one layer: its spec, and its raws by role in PEFT's shapes."""
+    """The adapter of one layer: its spec, and its raws by role in PEFT's shapes; whether its bias has the gains too."""
 
     layer: str
     spec: str
     tensors: Mapping[str, Tensor]
+    scales_bias: bool = False
 
     @property
     def site(self) -> str:
         """The name of the weight."""
         return f"{self.layer}.weight" if self.layer else "weight"
 
+    @property
+    def bias(self) -> str:
+        """The name of the bias."""
+        return f"{self.layer}.bias" if self.layer else "bias"
+
+
+def scales_bias(config: PeftConfig, name: str, host: nn.Module) -> bool:
+    """Whether PEFT scales a bias with the outputs of a layer."""
+    return config.method == "ia3" and not config.feeds_forward(name) and host._parameters.get("bias") is not None
+
 
 def why_not_adapter(config: PeftConfig, name: str, layer: Layer, host: nn.Module, dropout: float) -> str | None:
     """Why no constraint of a weight computes what PEFT does at a layer, or None."""
-    if config.method == "ia3" and not config.feeds_forward(name) and host._parameters.get("bias") is not None:
-        return (
-            "IA3 scales the outputs of this layer and with them its bias, which is a parameter of its own: no change "
-            "of the weight does that; train it with bias=False or as one of the feedforward_modules"
-        )
     if dropout and (config.dora or layer.kind == "transposed") and layer.kind != "embedding":
         kind = "DoRA" if config.dora else f"a {type(host).__name__}"
         return f"dropout={dropout} of the inputs of {kind} is not done here; it acts in training alone"
@@ -75,7 +83,8 @@ def put_adapters(
     """
     # what PiSSA leaves of the base is found from the weight
     project = any("pissa" in adapter.spec for adapter in adapters)
-    rules = [(f"re:{re.escape(adapter.site)}", adapter.spec) for adapter in adapters]
+    rules: list[tuple[str, object]] = [(f"re:{re.escape(adapter.site)}", adapter.spec) for adapter in adapters]
+    rules += [(f"re:{re.escape(adapter.bias)}", _shared_gains) for adapter in adapters if adapter.scales_bias]
     made = draft(model, rules, Options(tie=tie if tie == "split" else "share", project=project, measures=False))
     if made.problems:
         raise PlanError(made.problems)
@@ -84,12 +93,30 @@ def put_adapters(
         placed = {place.name: parameter for place, parameter in record.made}
         for adapter in adapters:
             _fill(placed[adapter.site], adapter.tensors)
+            if adapter.scales_bias:
+                _share(placed[adapter.site], placed[adapter.bias])
         _write(model, placed, values, record)
         _set_flags(model, trained, record)
     except BaseException:
         record.restore()
         raise
     return record
+
+
+def _shared_gains(site: Site) -> SharedGains:
+    """Gains of one, until those of the weight are there."""
+    assert site.shape is not None
+    return SharedGains(nn.Parameter(torch.ones(site.shape, dtype=site.dtype, device=site.device)))
+
+
+def _share(weight: ComputedParameter, bias: ComputedParameter) -> None:
+    """Let a bias have the very gains of its weight; what stood there is its base."""
+    bias.drop_waiting()
+    constraint, gains = bias.constraints[0], weight.raws["gains"]
+    assert isinstance(constraint, SharedGains)
+    assert isinstance(gains, nn.Parameter)
+    constraint.gains = gains
+    bias.reset()
 
 
 def tied_elsewhere(

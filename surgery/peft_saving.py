@@ -16,7 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from computed.constraints.adapters import LoRA
 from computed.constraints.dora import DoRA
 from computed.constraints.frozen_base import OnBase
-from computed.constraints.gains import IA3
+from computed.constraints.gains import IA3, SharedGains
+from computed.parameter import ComputedParameter
 from surgery.errors import SurgeryError
 from surgery.finding import Found, find
 from surgery.peft_config import CONFIG
@@ -110,13 +111,24 @@ def _adapters(model: nn.Module) -> tuple[list[Written], list[str]]:
     written: list[Written] = []
     problems: list[str] = []
     for found in find(model):
-        if found.computed is not None:
+        if found.computed is not None and not _has_gains_of_its_weight(found):
             made = _adapter(found)
             if isinstance(made, Written):
                 written.append(made)
             else:
                 problems.append(f"{found.site.name}: {made}")
     return written, problems
+
+
+def _has_gains_of_its_weight(found: Found) -> bool:
+    """Whether this is a bias that IA3 scales with the outputs of its layer, as PEFT does without saying so."""
+    assert found.computed is not None
+    first = found.computed.constraints[0]
+    weight: object = found.places[0].host._modules.get("weight")
+    alone = len(found.computed.links) == 1 and found.site.attribute == "bias"
+    if not alone or not isinstance(first, SharedGains) or not isinstance(weight, ComputedParameter):
+        return False
+    return weight.raws.get("gains") is first.gains
 
 
 def _adapter(found: Found) -> Written | str:
@@ -135,7 +147,11 @@ def _adapter(found: Found) -> Written | str:
     if not name:
         return "belongs to the model itself, and PEFT adapts layers inside it; put the layer into a module"
     raws = {role: raw.detach() for role, raw in parameter.raws.items() if role != "base"}
-    return _in_layer(name, layer, constraint, raws)
+    made = _in_layer(name, layer, constraint, raws)
+    scales = isinstance(made, Written) and made.method == "ia3" and not made.feedforward
+    if scales and found.places[0].host._parameters.get("bias") is not None:
+        return "PEFT's IA3 scales the bias of a layer with its outputs, and here it stays; bake it, or save no bias"
+    return made
 
 
 def _in_layer(name: str, layer: Layer, constraint: OnBase, raws: dict[str, Tensor]) -> Written | str:

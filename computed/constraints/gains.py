@@ -1,12 +1,13 @@
-"""IA3: a fixed weight times a gain for each row or column."""
+"""IA3: a fixed weight times a gain for each row or column, and a fixed bias times the very gains of its weight."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from computed.constraint import Preimage, Role
-from computed.constraints.frozen_base import OnBase, added
+from computed.constraint import Constraint, Preimage, Role
+from computed.constraints.frozen_base import BASE, OnBase, added
 
 
 class IA3(OnBase):
@@ -59,3 +60,46 @@ class IA3(OnBase):
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value as base, and gains of one."""
         return Preimage((value, value.new_ones(self.raw_shapes(value.shape)[1])))
+
+
+class SharedGains(Constraint):
+    """``value = gains * b`` with ``b`` (out,) fixed, for the bias of a layer whose weight is under `IA3`.
+
+    ``gains`` (out,) is that weight's own raw, one Parameter in two places, as a layer whose outputs are scaled has it:
+    ``diag(gains) (W x + b)``. What is written here changes ``b`` alone, so that the weight keeps its gains. It cannot
+    be written as text: `surgery.load_peft` and `surgery.adopt` place it. Weight decay shrinks gains towards zero.
+
+    Args:
+        gains: the raw.
+
+    Reference: as for `IA3`.
+
+    Example:
+        >>> from computed.parameter import ComputedParameter
+        >>> gains = nn.Parameter(torch.tensor([1.0, 2.0]))
+        >>> b = ComputedParameter.from_value(torch.tensor([1.0, 4.0]), SharedGains(gains))
+        >>> b.tolist(), b.raws["base"].tolist()
+        ([1.0, 4.0], [1.0, 2.0])
+    """
+
+    roles: ClassVar[tuple[Role, ...]] = (BASE,)
+    gains: nn.Parameter
+
+    def __init__(self, gains: nn.Parameter) -> None:
+        super().__init__()
+        self.gains = gains
+
+    def forward(self, base: Tensor) -> Tensor:
+        """Scale."""
+        return base * self.gains
+
+    def right_inverse(self, value: Tensor) -> Preimage:
+        """What the gains make the value of; the value itself where a gain is zero."""
+        gains = self.gains.detach().to(value)
+        is_zero = gains == 0
+        return Preimage((torch.where(is_zero, value, value / torch.where(is_zero, 1.0, gains)),))
+
+    def violation(self, value: Tensor, raws: Sequence[Tensor]) -> float:
+        """How large what is not zero is where a gain is: nothing else is outside."""
+        outside = value.detach()[self.gains.detach() == 0].abs()
+        return float(outside.amax()) if outside.numel() else 0.0

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from computed.constraints.refusing import exempt, why_not_square
+from computed.constraints.refusing import exempt, resolved_dim, why_not_square
 from computed.constraints.stepped import ByMap, FromBase
 from computed.linalg import in_double, orthonormality_error, polar_factor, scaled_to_one
 from computed.retractions import cayley_retraction, horizontal
@@ -135,7 +135,7 @@ class Grassmannian(FromBase):
         reason = super().why_not(site)
         if reason is not None or site.shape is None:
             return reason
-        side = site.shape[self.dim or 0]
+        side = site.shape[resolved_dim(site, self.dim) or 0]
         if side * side != site.shape.numel():
             return None
         return f"grassmannian was given a square matrix ({side}, {side}), which has one span; {exempt(site)}"

@@ -74,7 +74,7 @@ def why_not_square(name: str, site: Site, dim: int | None, advice: str = "") -> 
     reason = why_not_matrix(name, site, dim)
     if reason is not None or site.shape is None:
         return reason
-    side = site.shape[dim or 0]
+    side = site.shape[resolved_dim(site, dim) or 0]
     if side * side == site.shape.numel():
         return None
     other = site.shape.numel() // side

@@ -160,13 +160,20 @@ CASES: dict[str, Case] = {
     ),
     "images_lora": Case("images", {"r": 2, "target_modules": ["first", "second", "head"]}),
     "images_dora": Case("images", {"r": 2, "target_modules": ["first", "second"], "use_dora": True}),
+    "bert_ia3": Case(
+        "bert", {"target_modules": ["key", "value", "output.dense"], "feedforward_modules": ["output.dense"]}, True
+    ),
+    "gpt2_ia3_outputs": Case(
+        "gpt2", {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": [], "fan_in_fan_out": True}, True
+    ),
+    "images_ia3_biases": Case("images", {"target_modules": ["first", "head"], "feedforward_modules": []}, True),
     "images_ia3": Case("images", {"target_modules": ["second"], "feedforward_modules": []}, True),
     "words_lora": Case(
         "words", {"r": 2, "target_modules": ["embed", "fc", "sub.time"], "rank_pattern": {"sub.fc": 3}, "lora_alpha": 4}
     ),
 }
-WRITTEN = ("bert_everything", "bert_dora", "gpt2_lora", "gpt2_ia3", "llama_second_layer", "llama_ia3", "images_lora",
-           "words_lora")  # fmt: skip
+WRITTEN = ("bert_everything", "bert_dora", "bert_ia3", "gpt2_lora", "gpt2_ia3", "llama_second_layer", "llama_ia3")
+WRITTEN += ("images_lora", "words_lora")
 
 
 def wrapped(case: Case, base: nn.Module | None = None) -> Any:

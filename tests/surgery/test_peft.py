@@ -191,8 +191,6 @@ def test_what_cannot_be_adopted_is_refused_by_name():
     other = peft.get_peft_model(Words(), peft.LoHaConfig(target_modules=["fc"]))
     assert "fc: is a peft.tuners.loha.layer.Linear; taken over are" in refusal(other)
     assert "is taken over as a whole; give no patterns" in refusal(wrapped(CASES["words_lora"]), patterns="fc.weight")
-    scaled = peft.get_peft_model(Words(), peft.IA3Config(target_modules=["fc"], feedforward_modules=[]))
-    assert "fc: IA3 scales the outputs of this layer and with them its bias" in refusal(scaled)
     dora = peft.LoraConfig(target_modules=["fc"], use_dora=True, lora_dropout=0.5)
     assert "torch.nn.Identity()" in refusal(peft.get_peft_model(Words(), dora))
     off = wrapped(CASES["words_lora"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import surgery
 from tests.surgery.peft_networks import CASES, EXPECTED, FILES, WRITTEN, Images, Words, moved, network, outputs
+from tests.surgery.picture import differences, picture
 
 
 def expected(name: str) -> Tensor:
@@ -246,10 +248,38 @@ def test_an_embedding_has_no_dropout_as_in_peft(tmp_path):
     assert ["dropout" in spec for spec in specs] == [False, True, True, True]
 
 
-def test_ia3_of_outputs_with_a_bias_is_refused(tmp_path):
-    folder = edited(tmp_path, "words_lora", peft_type="IA3", target_modules=["fc"], feedforward_modules=[])
-    message = refused(network("words"), folder)
-    assert "fc: IA3 scales the outputs of this layer and with them its bias" in message
+def test_ia3_of_outputs_scales_the_bias_by_the_same_gains(tmp_path):
+    plain = network("bert")
+    model = surgery.load_peft(copy.deepcopy(plain), FILES / "bert_ia3")
+    key = model.bert.encoder.layer[0].attention.self.key
+    gains = key.weight.raws["gains"]
+    assert key.bias.constraints[0].gains is gains
+    base = plain.bert.encoder.layer[0].attention.self.key.bias.detach()
+    torch.testing.assert_close(key.bias.detach() + 0.0, base * gains.detach(), rtol=0, atol=0)
+    assert sum(one.numel() for one in model.parameters() if one.requires_grad) == 2 * (16 + 16 + 24 + 16)
+    twin = copy.deepcopy(model)
+    own = twin.bert.encoder.layer[0].attention.self.key
+    assert own.bias.constraints[0].gains is own.weight.raws["gains"] is not gains
+    before = gains.detach().clone()
+    with torch.no_grad():
+        key.bias.fill_(1.0)
+    torch.testing.assert_close(key.bias.detach() + 0.0, torch.ones(16))
+    assert torch.equal(gains.detach(), before)  # a write to the bias leaves the weight's gains
+    surgery.save_peft(twin, tmp_path)
+    again = surgery.load_peft(copy.deepcopy(plain), tmp_path)
+    for one, other in zip(again.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    expected = picture(plain, identities=False)
+    surgery.undo(again)
+    assert not differences(expected, picture(again, identities=False))
+
+
+def test_gains_of_a_weight_alone_are_not_what_peft_loads(tmp_path):
+    model = surgery.apply_constraints(network("words"), {"*": "frozen", "fc.weight": "ia3"})
+    with pytest.raises(
+        surgery.SurgeryError, match=r"fc\.weight: PEFT's IA3 scales the bias of a layer with its outputs"
+    ):
+        surgery.save_peft(model, tmp_path / "new")
 
 
 def test_a_tie_is_refused_or_split():

@@ -494,6 +494,16 @@ def test_layers_of_a_tie_with_two_matrices_are_refused(name: str):
     assert model.first.weight is model.second.weight
 
 
+@pytest.mark.parametrize("name", SQUARE_MATRICES)
+def test_whether_a_matrix_is_square_is_asked_of_the_outputs_dimension(name: str):
+    """A kernel (2, 6, 3) is square with its outputs as rows, one of (6, 2, 3) with its inputs."""
+    model = surgery.apply_constraints(nn.Sequential(nn.ConvTranspose1d(2, 6, 3)), {"0.weight": name}).eval()
+    raws: dict[str, Array] = {}
+    assert ADMITS[name](Weight(model[0].weight.detach().double().numpy(), raws, 1))
+    with pytest.raises(surgery.PlanError, match=rf"{name} needs a square matrix, got \(2, 18\) of shape \(6, 2, 3\)"):
+        surgery.apply_constraints(nn.ConvTranspose1d(6, 2, 3), {"weight": name})
+
+
 def test_adapters_of_transformers_conv1d_act_on_its_inputs_and_outputs():
     """It is (in, out): A meets the inputs, as in PEFT with ``fan_in_fan_out``, and gains scale the outputs."""
     layer, x = Conv1D(6, 9), torch.randn(4, 9)

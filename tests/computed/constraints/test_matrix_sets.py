@@ -294,6 +294,14 @@ def test_the_loss_of_length_is_that_of_images():
     assert loss_of_length(kernel) == pytest.approx(np.abs(gram).max())
 
 
+def test_a_span_is_told_by_the_rows_of_a_transposed_convolution():
+    with pytest.raises(surgery.PlanError, match=r"a square matrix \(6, 6\), which has one span"):
+        surgery.constrain(nn.ConvTranspose1d(2, 6, 3), weight="grassmannian")
+    layer = nn.ConvTranspose1d(6, 2, 3)
+    surgery.constrain(layer, weight="grassmannian")
+    assert layer.weight.spec == "grassmannian(dim=1)"
+
+
 def test_what_is_no_single_convolution_is_refused():
     for layer, text in (
         (nn.Conv2d(4, 4, 3, stride=2), r"takes no stride and no groups, got stride=\(2, 2\) and groups=1"),
