@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from computed.constraint import Preimage as Preimage
     from computed.constraint import Role as Role
     from computed.constraints.conversions import function as function
+    from computed.constraints.transposed import Transposed as Transposed
     from computed.controls import caching as caching
     from computed.controls import invalidate as invalidate
     from computed.evaluating_once import evaluate_once as evaluate_once
@@ -26,6 +27,7 @@ _PLACES = {
     "Preimage": "computed.constraint",
     "Role": "computed.constraint",
     "Site": "computed.site",
+    "Transposed": "computed.constraints.transposed",
     "caching": "computed.controls",
     "catalogue": "computed.registry",
     "evaluate_once": "computed.evaluating_once",
@@ -40,6 +42,7 @@ __all__ = [
     "Preimage",
     "Role",
     "Site",
+    "Transposed",
     "caching",
     "catalogue",
     "evaluate_once",

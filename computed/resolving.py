@@ -34,11 +34,11 @@ def resolve(spec: object, site: Site) -> list[nn.Module]:
             f"{site.name}: a computed parameter is no spec; give its own, {spec.spec!r}, or assign it to the host"
         )
     if isinstance(spec, nn.Module):
-        return [copy.deepcopy(spec)]
+        return [copy.deepcopy(_with_inputs(spec, site))]
     if isinstance(spec, Transform):
         return [TransformConstraint(spec)]
     if inspect.isclass(spec) and issubclass(spec, nn.Module):
-        return [_instance(spec)]
+        return [_with_inputs(_instance(spec), site)]
     if callable(spec):
         return _from_factory(spec, site)
     raise ConstraintRefusedError(
@@ -52,6 +52,20 @@ def build(call: Call) -> nn.Module:
     check_call(call)
     constructor: Callable[..., nn.Module] = lookup(call.name).load()
     return constructor(*call.args, **dict(call.kwargs))
+
+
+def _with_inputs(module: nn.Module, site: Site) -> nn.Module:
+    """``module``, if its ``forward`` can be given a raw; what has no signature is asked when it is called."""
+    try:
+        parameters = inspect.signature(module.forward).parameters.values()
+    except (TypeError, ValueError):
+        return module
+    if any(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters):
+        return module
+    raise ConstraintRefusedError(
+        f"{site.name}: {type(module).__name__}.forward takes no input, so it has no raw for the weight that stands here; "
+        f"put it there by hand: del host.{site.attribute}; host.{site.attribute} = computed.ComputedParameter(module)"
+    )
 
 
 def _instance(cls: type[nn.Module]) -> nn.Module:

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.testing._internal.two_tensor import TwoTensor
 
+import computed
 import surgery
 
 
@@ -143,3 +144,26 @@ def test_wrapper_tensors_share_no_storage():
     model._apply(lambda tensor: TwoTensor(tensor, tensor))
     surgery.constrain(model, weight=nn.Identity())
     assert torch.equal(model.weight.value().a, layer().weight.detach())
+
+
+class Source(nn.Module):
+    """A module without inputs: the essay's form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half = nn.Parameter(torch.ones(3, 3))
+
+    def forward(self) -> Tensor:
+        return 2 * self.half
+
+
+@pytest.mark.parametrize("spec", [Source(), Source, lambda site: Source()], ids=["module", "class", "factory"])
+def test_a_module_without_inputs_has_no_raw_for_what_stands_there(spec):
+    model = layer()
+    with pytest.raises(
+        surgery.PlanError, match=r"Source\.forward takes no input.*del host\.weight; host\.weight = comp"
+    ):
+        surgery.constrain(model, weight=spec)
+    del model.weight
+    model.weight = computed.ComputedParameter(Source())
+    assert model.weight.tolist() == [[2.0] * 3] * 3
