@@ -62,9 +62,10 @@ def _with_inputs(module: nn.Module, site: Site) -> nn.Module:
         return module
     if any(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters):
         return module
+    host = f"host.{site.attribute}"
     raise ConstraintRefusedError(
-        f"{site.name}: {type(module).__name__}.forward takes no input, so it has no raw for the weight that stands here; "
-        f"put it there by hand: del host.{site.attribute}; host.{site.attribute} = computed.ComputedParameter(module)"
+        f"{site.name}: {type(module).__name__}.forward takes no input, so it has no raw for the weight that stands "
+        f"here; put it there by hand: del {host}; {host} = computed.ComputedParameter(module)"
     )
 
 

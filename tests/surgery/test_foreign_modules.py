@@ -153,7 +153,7 @@ class Source(nn.Module):
         super().__init__()
         self.half = nn.Parameter(torch.ones(3, 3))
 
-    def forward(self) -> Tensor:
+    def forward(self) -> torch.Tensor:
         return 2 * self.half
 
 
