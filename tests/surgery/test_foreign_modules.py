@@ -151,10 +151,10 @@ class Source(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.half = nn.Parameter(torch.ones(3, 3))
+        self.root = nn.Parameter(torch.ones(3, 3))
 
     def forward(self) -> torch.Tensor:
-        return 2 * self.half
+        return 2 * self.root
 
 
 @pytest.mark.parametrize("spec", [Source(), Source, lambda site: Source()], ids=["module", "class", "factory"])
