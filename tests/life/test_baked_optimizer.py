@@ -102,6 +102,7 @@ def test_a_second_bake_changes_nothing(spec: str, caplog: pytest.LogCaptureFixtu
     train(model, optimizer, steps=2, seed=1)
     surgery.bake(model, optimizer=optimizer)
     before, state = picture(model), copy.deepcopy(optimizer.state_dict())
+    caplog.clear()
     with caplog.at_level("INFO", "surgery"):
         assert surgery.bake(model, optimizer=optimizer) is model
     assert caplog.messages == ["nothing to bake"]
