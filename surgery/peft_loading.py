@@ -103,7 +103,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         )
     try:
         with safe_open(path, "pt") as file:
-            return {key.removeprefix(PREFIX): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key.removeprefix(PREFIX): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
     except (OSError, SafetensorError) as error:
         raise SurgeryError(f"load_peft: {path}: cannot be read ({error}); the model is as it was") from error
 

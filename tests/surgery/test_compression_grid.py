@@ -104,7 +104,7 @@ def test_specs_plans_and_settings_say_it():
     assert (steps.min(), steps.max()) >= (-7, 0)
     assert model.weight.spec == "fake_quant(bits=4)"
     with pytest.raises(ValueError, match=r"fake_quant: narrow is True or False, got 1"):
-        FakeQuant(4, narrow=1)  # type: ignore[arg-type]
+        FakeQuant(4, narrow=1)  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_int8_holds_the_lowest_level():
