@@ -80,6 +80,12 @@ def taken_back(value: Tensor, length: Tensor) -> Tensor:
     return value + (newton_schulz_correction(value) * (1 - 0.01 / (0.01 + length))).detach()
 
 
+def taken_back_whole(value: Tensor, length: Tensor) -> Tensor:
+    """``value`` without errors, whatever the length: those of many short steps, one from the other, would add up."""
+    correction = newton_schulz_correction(value)
+    return value + torch.where(length == 0, torch.zeros_like(correction), correction).detach()
+
+
 def at_base(value: Tensor, base: Tensor, length: Tensor) -> Tensor:
     """``base`` itself, bit for bit, with the derivative of ``value``, where there is no step; else ``value``."""
     return value + torch.where(length == 0, base - value, torch.zeros_like(base)).detach()

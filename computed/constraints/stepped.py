@@ -13,7 +13,15 @@ from computed.constraints.measuring import worst
 from computed.constraints.refusing import require, resolved_dim, whole_number, why_not_matrix
 from computed.exponential_map import exponential_retraction
 from computed.linalg import as_matrix, in_double, like_weight, orthonormality_error, polar_factor
-from computed.retractions import at_base, cayley_retraction, drifts, polar_retraction, qr_retraction, taken_back
+from computed.retractions import (
+    at_base,
+    cayley_retraction,
+    drifts,
+    polar_retraction,
+    qr_retraction,
+    taken_back,
+    taken_back_whole,
+)
 from computed.site import Site
 
 # How long a step may be, in units of the root of the number of columns. It lets all columns turn by 165
@@ -93,7 +101,9 @@ class OnOrthonormal(Described, IteratedConstraint, abc.ABC):
         value = self.stepped(start, step)
         if self.kind != "cayley":
             value = at_base(value, start, length)  # the Cayley map is exact there
-        if self.corrects or drifts(start, self.kind):
+        if self.corrects:
+            value = taken_back_whole(value, length)
+        elif drifts(start, self.kind):
             value = taken_back(value, length)
         return like_weight(value.t() if wide else value, raw, self.rows)
 
