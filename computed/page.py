@@ -11,6 +11,7 @@ from typing import Final
 from computed.entry import Entry
 from computed.table import BUILT_IN
 from computed.tables.adapters import ENTRIES as ADAPTERS
+from computed.tables.costs import COSTS
 from computed.tables.elementwise import ENTRIES as ELEMENTWISE
 from computed.tables.matrices import ENTRIES as MATRICES
 from computed.tables.norms import ENTRIES as NORMS
@@ -29,6 +30,10 @@ examples are tests.
 All promise what one suite tests over all of them (`tests/computed/constraints/test_contract.py`): every weight is taken
 into the set, in float16, bfloat16, float32 and float64; a weight that is inside is kept; first and second derivatives
 are right, under `torch.func` transforms too; any raws give a value inside, so no step of an optimizer leaves the set.
+
+Costs are those of one evaluation, for a weight (m, n) of N numbers with the smaller side k: a *pass* reads or writes it
+once, a *product* is one of matrices, (m, n) by (k, k). The derivative takes about as much again, where nothing else is
+said; a value that is held takes nothing. [benchmarks-peers.md](benchmarks-peers.md) has figures.
 
 Beside these a rule takes a `torch.distributions` Transform, a parametrization of torch, any Module or function
 (`computed.function`), and what packages offer by the entry point group `computed_surgery.constraints`.
@@ -85,6 +90,7 @@ def _section(entry: Entry) -> Iterator[str]:
         else:
             yield _line(section, line)
     yield "```\n" if section == "Example" else ""
+    yield f"**Cost.** {COSTS[entry.name][0].upper()}{COSTS[entry.name][1:]}.\n"
 
 
 def _line(section: str, line: str) -> str:

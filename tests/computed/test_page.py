@@ -8,6 +8,7 @@ import pytest
 
 from computed.page import PAGE, page
 from computed.table import BUILT_IN
+from computed.tables.costs import COSTS
 from computed.tables.peers import COLUMNS, PEERS
 
 
@@ -19,7 +20,7 @@ def test_each_constraint_has_a_section_and_a_row():
     text = page()
     for entry in BUILT_IN:
         assert f"\n### {entry.name}\n\n`{entry.signature}`: {entry.summary}.\n" in text
-    assert set(PEERS) == {entry.name for entry in BUILT_IN}
+    assert set(PEERS) == {entry.name for entry in BUILT_IN} == set(COSTS)
     assert {column for peers in PEERS.values() for column in peers} == set(COLUMNS)
 
 
