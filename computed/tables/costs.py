@@ -15,7 +15,7 @@ COSTS: Final[Mapping[str, str]] = {
     "spectral": "one power step, 2 passes, and a scaling, 2 passes; in eval once a change, to convergence",
     "operator_norm": "power steps on a grid of angles, some dozens of passes; in eval once a change, to convergence",
     "aol": "the correlations of all columns: a product, for taps t in each of d dimensions (2 t - 1)^d of them",
-    "orthogonal": "of a square of 512: cayley 4 products, qr 6, newton_schulz 7, exp 12; with derivatives 9, 11, 17, 19",
+    "orthogonal": "a square of 512: cayley 4 products, qr 6, newton_schulz 7, exp 12; with derivatives 9, 11, 17, 19",
     "special_orthogonal": "as orthogonal",
     "dynamic_orthogonal": "6 products, and 2 for the derivative; none where the weight did not move",
     "grassmannian": "as orthogonal by cayley, and 2 products",
