@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,8 +55,14 @@ class Samples:
         return zip(self.seconds[name], self.seconds[base], strict=True)
 
 
-def interleaved(candidates: Candidates, *, rounds: int, calls: int, clock: Clock = time.thread_time) -> Samples:
-    """Time ``calls`` calls of each candidate in turn, ``rounds`` times; each round begins with another one."""
+def interleaved(
+    candidates: Candidates, *, rounds: int, calls: int, clock: Clock = time.thread_time, shuffled: bool = False
+) -> Samples:
+    """Time ``calls`` calls of each candidate in turn, ``rounds`` times.
+
+    Each round begins with another one; where they are ``shuffled``, it goes through them in an order of its own.
+    """
+    order = random.Random(0)
     names = list(candidates)
     for call in candidates.values():
         for _ in range(WARM_UP):
@@ -64,7 +71,8 @@ def interleaved(candidates: Candidates, *, rounds: int, calls: int, clock: Clock
     gc.collect()  # what was left behind is nobody's; the collector stays on, as it is where models are used
     for turn in range(rounds):
         shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
+        turns = order.sample(names, len(names)) if shuffled else names[shift:] + names[:shift]
+        for name in turns:
             seconds[name].append(_timed(candidates[name], calls, clock))
     return Samples(seconds)
 

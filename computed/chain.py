@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from computed.constraint import Constraint, IteratedConstraint, Preimage, Role
+from computed.constraint import Constraint, IteratedConstraint, Preimage, Role, State
 from computed.errors import ConstraintRefusedError
-
-State = tuple[Tensor, ...]
+from computed.together import Together, evaluate_alone
+from computed.torch_private import inside_transform
 
 
 class Link(abc.ABC):
@@ -64,6 +64,8 @@ class ConstraintLink(Link):
         if not isinstance(self.module, IteratedConstraint):
             return self.module(*arguments), ()
         raw = arguments[0]
+        if training and isinstance(self.module, Together) and not inside_transform():
+            return evaluate_alone(self.module, raw)
         with torch.no_grad():
             state = self.module.next_state(raw) if training else self.module.settled_state(raw)
         return self.module.value_given(raw, state), state

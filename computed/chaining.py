@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from computed.chain import Link, State
-from computed.constraint import IteratedConstraint, Preimage
+from computed.chain import Link
+from computed.constraint import IteratedConstraint, Preimage, State
 from computed.evaluation import arguments_by_link, full_precision, invert
 from computed.parameter import ComputedParameter
 from computed.watching import same_bits

@@ -16,6 +16,9 @@ from computed.site import Site
 FORBIDDEN_IN_CLASS_NAMES = ("Conv", "Linear", "Norm", "Embedding", "LSTM", "GRU", "Dropout", "Attention")
 
 
+State = tuple[Tensor, ...]
+
+
 class Role(NamedTuple):
     """The name of a raw in its constraint, and who trains it.
 
@@ -200,8 +203,17 @@ class IteratedConstraint(Constraint):
 
     def _write(self, prefix: str, state: Sequence[Tensor]) -> None:
         with torch.no_grad():
-            for name, new in zip(self.state_names, state, strict=True):
-                self._buffers[prefix + name].copy_(new)  # type: ignore[union-attr]
+            for buffer, new in self.writes(prefix, state):
+                buffer.copy_(new)
+
+    def writes(self, prefix: str, state: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The buffers of a set, and what is to be written to each."""
+        buffers = self._buffers
+        return [(buffers[prefix + name], new) for name, new in zip(self.state_names, state, strict=True)]  # type: ignore[misc]
+
+    def writes_of_commit(self, state: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What `commit` writes."""
+        return [*self.writes("", state), *self.writes("pending_", state)]
 
     def _apply(self, fn: Any, recurse: bool = True) -> "IteratedConstraint":
         """Move with the model, but keep the state in at least float32 whatever the model is cast to."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from computed.chain import Link, State, is_disabled
-from computed.constraint import Constraint, IteratedConstraint, Preimage, state_dtype
+from computed.chain import Link, is_disabled
+from computed.constraint import Constraint, IteratedConstraint, Preimage, State, state_dtype
 from computed.torch_private import inside_transform
 
 

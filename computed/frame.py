@@ -1,51 +1,33 @@
 """The frame of a computed parameter: its chain of constraints, its raws, and which raws are its own."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from computed.chain import Link, State, is_stochastic, overrides_op_rule, reached_by_gradients
-from computed.constraint import Constraint, IteratedConstraint, state_dtype
+from computed.chain import Link, is_stochastic, reached_by_gradients
+from computed.constraint import Constraint, IteratedConstraint, State, state_dtype
 from computed.evaluation import own_roles
+from computed.factors import Factors
+from computed.found import Found
 from computed.held import Held
+from computed.layout import Layout
 from computed.lending import Lent
 from computed.living import living
+from computed.pending import PendingState, Written
 from computed.raw_slot import RawSlot
+from computed.scaled import has_rules
 from computed.sharding import is_sharded
 from computed.tensorlike import TensorLike
-from computed.watching import Bits, Slot, own_storage, same_bits
-
-
-class PendingState(NamedTuple):
-    """The state of a train-mode evaluation that no step has committed yet, and what shows that its raws moved."""
-
-    states: list[State]
-    raws: Held | Bits | None
-
-
-class Written(NamedTuple):
-    """A value that was written and not projected yet; ``before`` is None where it must be projected in any case."""
-
-    value: Tensor
-    before: Tensor | None
-    initial: bool = False
-    bits: Tensor | None = None
-    raws: tuple[tuple[Tensor, Tensor], ...] = ()
-
-    def is_overtaken(self) -> bool:
-        """Whether somebody wrote to a raw since, and nobody to the value: the raw is what was meant."""
-        if self.bits is None or not same_bits(self.value, self.bits):
-            return False
-        return any(not same_bits(raw, kept) for raw, kept in self.raws)
+from computed.watching import Slot, own_storage
 
 
 class Frame(TensorLike, nn.Module):
     """Constraints in the order of application, raws under their roles, and what was noted about them.
 
     ``trainable``, ``buffer`` and ``persistent`` say how the tensor was registered whose place it took, for a bake;
-    ``reshapes`` whether it had another shape.
+    ``reshapes`` whether it had another shape. ``alone`` keeps it from being evaluated with others.
 
     Fields are written through ``__dict__``: ``Module.__setattr__`` would search its registries at each write.
     """
@@ -60,11 +42,16 @@ class Frame(TensorLike, nn.Module):
     _shape: torch.Size
     _dtype: torch.dtype
     _holds: list[Held | None]
+    _ahead: tuple[Held, Sequence[State]] | None
+    _factors: Factors | None
+    _team: tuple[Any, ...]
+    alone: bool
     _pending_state: PendingState | None
     _written: Written | None
     _lent: Lent | None
     _registered: tuple[int, ...]
     _awaits_data: bool
+    _found: Found
 
     def _set_up_frame(self, modules: Sequence[nn.Module], links: Sequence[Link], like: Tensor, *, name: str) -> None:
         """Make the empty frame: constraints, links and metadata; raws are registered by the caller."""
@@ -76,7 +63,10 @@ class Frame(TensorLike, nn.Module):
         fields["persistent"] = True
         fields["trainable"] = like.requires_grad
         fields["links"] = tuple(links)
-        fields["ruled"] = overrides_op_rule(links[-1])
+        fields["_found"] = Found()
+        fields["_team"] = ()
+        fields["alone"] = False
+        fields["ruled"] = has_rules(links, like.shape)
         fields["caching"] = True
         fields["reshapes"] = False
         # a stock FX tracer keeps modules of torch.nn as leaves: https://pytorch.org/docs/stable/fx.html#torch.fx.Tracer
@@ -88,10 +78,16 @@ class Frame(TensorLike, nn.Module):
 
     def _forget_everything(self) -> None:
         fields = self.__dict__
-        fields["_holds"] = [None, None]
+        self.let_go()
         fields["_pending_state"] = None
         fields["_written"] = None
         fields["_lent"] = None
+
+    def let_go(self) -> None:
+        """Hold nothing any more."""
+        self.__dict__["_holds"] = [None, None]
+        self.__dict__["_factors"] = None
+        self.__dict__["_ahead"] = None
 
     def reset(self) -> None:
         """Forget holds and whatever was pending; the registered raws are the ones to watch."""
@@ -103,8 +99,22 @@ class Frame(TensorLike, nn.Module):
             living.changed()
 
     def raw_slots(self) -> tuple[RawSlot, ...]:
-        """The raws and where they are registered, in the order of the chain."""
-        return tuple(self._raw_slots())
+        """The raws and where they are registered, in the order of the chain; found once for a chain."""
+        # to keep what was found would be a side effect of compiled code
+        if torch.compiler.is_compiling():
+            return tuple(self._raw_slots())
+        known = self._found.raw_slots
+        if known is None or known[0] is not self.links or known[1] is not self._parameters:
+            self._found.raw_slots = known = (self.links, self._parameters, tuple(self._raw_slots()))
+        return known[2]
+
+    def registered(self, *, training: bool) -> Layout:
+        """Where all that its value depends on is registered, found anew where that has changed."""
+        known = self._found.layouts[training]
+        if known is None or not known.holds_for(self.links):
+            raws = [raw.slot for raw in self.raw_slots()]
+            self._found.layouts[training] = known = Layout(self.links, raws, training=training)
+        return known
 
     def _raw_slots(self) -> Iterator[RawSlot]:
         for position, (link, module) in enumerate(zip(self.links, self.constraints, strict=True)):
@@ -153,11 +163,11 @@ class Frame(TensorLike, nn.Module):
 
         Those that a wrapper puts there for a while are its own: it resizes them away, and a snapshot would crash that.
         """
-        raws = [raw.tensor for raw in self.raw_slots()]
-        return all(
-            id(raw) == known and type(raw) is nn.Parameter and not raw.is_inference() and raw.device.type != "meta"
-            for raw, known in zip(raws, self._registered, strict=True)
-        )
+        for slot, known in zip(self.raw_slots(), self._registered, strict=True):
+            raw = slot.tensor
+            if id(raw) != known or type(raw) is not nn.Parameter or raw.is_inference() or raw.is_meta:
+                return False
+        return True
 
     def is_sharded(self) -> bool:
         """Whether only a part of some raw is here."""
@@ -165,8 +175,10 @@ class Frame(TensorLike, nn.Module):
 
     def take_over_data(self) -> None:
         """Watch raws that were assigned where there had been none with data (``from_pretrained`` does that)."""
+        if not self._awaits_data:
+            return
         raws = self.raw_tensors()
-        if self._awaits_data and not any(raw.is_meta or is_sharded(raw) for raw in raws):
+        if not any(raw.is_meta or is_sharded(raw) for raw in raws):
             for raw in raws:
                 own_storage(raw)
             for link in self.links:

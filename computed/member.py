@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from computed.chain import Link
+from computed.layout import Layout
 from computed.watching import Slot
 
 
@@ -37,6 +38,9 @@ class Member(Protocol):
 
     def raw_slots(self) -> Sequence[Raw]:
         """The raws, in the order of the chain."""
+
+    def registered(self, *, training: bool) -> Layout:
+        """Where all that its value depends on is registered."""
 
     def may_hold(self, *, training: bool) -> bool:
         """Whether its value may be held at all."""

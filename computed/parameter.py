@@ -9,18 +9,19 @@ from torch import Tensor, nn
 from computed.chain import GeneratorLink
 from computed.constraint import Constraint
 from computed.errors import ComputedParameterError
+from computed.found import Found
 from computed.frame import stamps
 from computed.living import living
-from computed.reading import Reading
+from computed.ruling import Ruling
 from computed.watching import own_storage
 
 # transformers sets this on every child module, then reads it from the tensor and skips the tensor's initialisation.
 MODULE_MARKS = frozenset(("_is_hf_initialized",))
 
-TRANSIENT = ("_before_load", "_holds", "_lent", "_pending_state", "_written")
+TRANSIENT = ("_ahead", "_before_load", "_factors", "_found", "_holds", "_lent", "_pending_state", "_team", "_written")
 
 
-class ComputedParameter(Reading):
+class ComputedParameter(Ruling):
     """A parameter that is computed: ``value = c_n(... c_1(*raws))``.
 
     A Module that is registered under the name of the Parameter it replaces and used as a tensor wherever that was. It
@@ -135,6 +136,8 @@ class ComputedParameter(Reading):
         import computed.placement  # noqa: F401 - a process that only unpickles needs the hooks as well
 
         super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.__dict__["_found"] = Found()
+        self.__dict__["_team"] = ()
         for raw in self.raw_slots():
             own_storage(raw.tensor)
         self.reset()

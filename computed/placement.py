@@ -106,6 +106,8 @@ def on_registration(host: nn.Module, name: str, module: nn.Module | None) -> Non
         for parameter in module.modules():
             if isinstance(parameter, ComputedParameter):
                 parameter.absorb()
+                # gradients that wait for those of others would be sent later than they could
+                parameter.__dict__["alone"] = isinstance(host, DistributedDataParallel) or parameter.alone
     if type(module) is ComputedParameter and not isinstance(host, nn.ModuleList | nn.ModuleDict | nn.Sequential):
         guarded(host).guard(name, module)
 

@@ -1,22 +1,18 @@
 """Reading a computed parameter: its value is held where that is true, and evaluated otherwise."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from computed.constraint import Constraint
 from computed.epoch import CELL as EPOCH
 from computed.errors import ComputedParameterError
 from computed.evaluating_once import evaluates_once, note, noted
-from computed.evaluation import evaluate_traced, last_arguments, last_arguments_traced
-from computed.hold import flag_as_parameter, try_hold
+from computed.evaluation import evaluate_traced
+from computed.hold import Kept, flag_as_parameter, try_hold
 from computed.lending import Unwritable, lend
 from computed.modes import as_in_eval
 from computed.once import record, recorded
 from computed.settling import LOCK
-from computed.tensorlike import resolved
+from computed.team import mates
 from computed.torch_private import address_of, inside_transform, is_fx_tracing, is_jit_tracing
 from computed.writing import Writing
 
@@ -26,7 +22,7 @@ is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
 class Reading(Writing):
-    """The value for operations, for those who only look, for a bake, and for an op rule."""
+    """The value for operations, for those who only look, and for a bake."""
 
     def value(self) -> Tensor:
         """The value now: held where that is true, evaluated otherwise.
@@ -80,12 +76,47 @@ class Reading(Writing):
                 self.take_over_data()
                 self._commit_if_moved()
                 with_graph = self.training or torch.is_grad_enabled()
-                hold = try_hold((self,), training=self.training, with_graph=with_graph)
-                self._holds[self.training] = held = None if hold is None else hold.values[0]
-                if hold is None or held is None:
+                found = self._evaluated_ahead() or self._hold_with_mates(with_graph=with_graph)
+                if found is None:
+                    self._holds[self.training] = None
                     return self._evaluated_unheld()
-                self._keep_state(hold.states[0], held)
+                held, states = found
+                self._holds[self.training] = held
+                self._keep_state(states, held)
             return held.outer if torch.is_grad_enabled() else held.plain
+
+    def _evaluated_ahead(self) -> Kept | None:
+        """What a mate evaluated for this one too, where it is still true."""
+        ahead = self._ahead
+        self.__dict__["_ahead"] = None
+        return ahead if ahead is not None and self.training and ahead[0].usable() else None
+
+    def _hold_with_mates(self, *, with_graph: bool) -> Kept | None:
+        """A hold of this one, in train mode with those of its team that wait for theirs."""
+        others = mates(self) if self.training and self._team else []
+        found = try_hold((self, *others), training=self.training, with_graph=with_graph)
+        if found is None and others:
+            found = try_hold((self,), training=self.training, with_graph=with_graph)
+            others = []
+        if found is None:
+            return None
+        for mate, kept in zip(others, found[1:], strict=True):
+            mate.__dict__["_ahead"] = kept
+        return found[0]
+
+    def waits_for_step_value(self) -> bool:
+        """Whether its next value in train mode may be evaluated by a mate: nothing is held, written or pending."""
+        fields = self.__dict__
+        return (
+            self.training
+            and fields["_holds"][True] is None
+            and fields["_ahead"] is None
+            and fields["_factors"] is None
+            and fields["_written"] is None
+            and fields["_lent"] is None
+            and fields["_pending_state"] is None
+            and not self._awaits_data
+        )
 
     def _evaluated_unheld(self) -> Tensor:
         lent = self._still_lent()
@@ -116,31 +147,6 @@ class Reading(Writing):
             self.absorb()
             with as_in_eval(self.modules()):
                 return self.evaluated(training=False).detach().clone()
-
-    def rule(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Do ``func`` by the last constraint's op rule, where this stands as its weight and the rule is in force."""
-        last = self.links[-1].module
-        assert isinstance(last, Constraint)
-        in_force = self.training or last.factored_in_eval or torch.compiler.is_compiling()
-        as_weight = (len(args) > 1 and args[1] is self) or kwargs.get("weight") is self
-        op_rule = last.op_rule(func) if in_force and as_weight else None
-        if op_rule is None or is_fx_tracing():
-            return NotImplemented
-        raws = self._last_arguments()
-        new_args = [raws if argument is self else resolved(argument) for argument in args]
-        new_kwargs = {key: raws if argument is self else resolved(argument) for key, argument in kwargs.items()}
-        return op_rule(*new_args, **new_kwargs)
-
-    def _last_arguments(self) -> tuple[Tensor, ...]:
-        """What the op rule of the last link takes; the state of links before it is kept, as that of a value is."""
-        if torch.compiler.is_compiling():
-            return last_arguments_traced(self.links, self.raw_tensors())
-        with LOCK:
-            self.absorb()
-            self._commit_if_moved()
-            arguments, states = last_arguments(self.links, self.raw_tensors(), training=self.training)
-            self._keep_state(states, None)
-            return arguments
 
 
 def evaluate_for_dynamo(parameter: Reading) -> Tensor:

@@ -3,17 +3,19 @@
 import os
 import sys
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from computed.chain import State
-from computed.constraint import IteratedConstraint
+from computed.constraint import IteratedConstraint, State
 from computed.errors import ComputedParameterError
 from computed.evaluation import evaluate, full_precision, has_state
-from computed.frame import PendingState
+from computed.factors import Factors
 from computed.held import Held
 from computed.metadata import Metadata
+from computed.pending import PendingState
+from computed.together import Together
 from computed.watching import Bits, bits_of
 
 # One lock for all: an evaluation may read other computed parameters, and two locks could wait for each other.
@@ -39,7 +41,7 @@ class Settling(Metadata):
         with full_precision(self.device):
             return evaluate(self.links, self.raw_tensors(), self.dtype, training=training)
 
-    def _keep_state(self, states: list[State], held: Held | None) -> None:
+    def _keep_state(self, states: Sequence[State], held: Held | Factors | None) -> None:
         if not any(states):
             return
         if self.training:
@@ -51,7 +53,7 @@ class Settling(Metadata):
         """The bits of the raws, where these may be watched."""
         return bits_of(self.raw_tensors()) if self.owns_raws() else None
 
-    def _keep_settled(self, states: list[State]) -> None:
+    def _keep_settled(self, states: Sequence[State]) -> None:
         for link, state in zip(self.links, states, strict=True):
             if isinstance(link.module, IteratedConstraint) and state:
                 link.module.settle(state)
@@ -73,12 +75,22 @@ class Settling(Metadata):
             if isinstance(link.module, IteratedConstraint) and self.training:
                 link.module.commit(link.module.state("pending_"))
 
-    def before_step(self) -> None:
-        """An optimizer is about to move the raws: project what was written, commit, let go of the snapshots."""
-        with LOCK:
-            self.absorb()
+    def before_step(self) -> list[tuple[Tensor, Tensor]]:
+        """An optimizer is about to move the raws: project what was written, let go of the snapshots, and commit.
+
+        What a single `Together` commits is left to the caller, who writes that of all at once.
+        """
+        self.absorb()
+        pending = self._pending_state
+        module = self.links[0].module
+        later: list[tuple[Tensor, Tensor]] = []
+        if pending is not None and len(self.links) == 1 and isinstance(module, Together):
+            later = module.writes_of_commit(pending.states[0]) if pending.states[0] else []
+            self.__dict__["_pending_state"] = None
+        else:
             self.commit()
-            self.__dict__["_holds"] = [None, None]
+        self.let_go()
+        return later
 
     def settle(self) -> None:
         """Bring iterated state to convergence for eval, where there is any."""
@@ -97,6 +109,6 @@ class Settling(Metadata):
         with LOCK:
             self.absorb()
             self._commit_if_moved()
-            self.__dict__["_holds"] = [None, None]
+            self.let_go()
             if self._lent is not None:
                 self._lent.is_true = False

@@ -1,11 +1,10 @@
 """What a value was computed from, and whether it still is what it was."""
 
-from torch import Tensor
-
 from computed.epoch import CELL as EPOCH
+from computed.layout import Watched
 from computed.member import Member
 from computed.torch_private import address_of
-from computed.watching import own_slots, same_bits, settings_of, snapshot, state_buffers
+from computed.watching import same_bits, snapshot
 
 
 class Sources:
@@ -18,25 +17,21 @@ class Sources:
     __slots__ = ("epoch", "flags", "raws", "settings", "snapshots", "watched")
 
     def __init__(self, member: Member, *, training: bool) -> None:
-        slots = [raw.slot for raw in member.raw_slots()]
-        self.raws = tuple(slot.owner[slot.key] for slot in slots)
-        slots += [slot for link in member.links for slot in own_slots(link, slots, training=training)]
-        tensors = [slot.owner[slot.key] for slot in slots]
-        self.epoch = EPOCH[0]
-        self.snapshots = tuple(snapshot(tensor) for tensor in tensors)
-        self.watched: tuple[tuple[dict[str, Tensor], str, Tensor, int], ...] = tuple(
-            (slot.owner, slot.key, tensor, address_of(tensor)) for slot, tensor in zip(slots, tensors, strict=True)
-        )
-        # no gradient ever reaches the state of an iterated constraint
-        states = {id(state) for link in member.links for state in state_buffers(link)}
-        self.flags = tuple((tensor, tensor.requires_grad) for tensor in tensors if id(tensor) not in states)
-        self.settings = settings_of(member.links)
+        layout = member.registered(training=training)
+        tensors, snapshots, watched = layout.watch()
+        self.raws = tuple(tensors[: layout.raws])
+        self.epoch = layout.epoch
+        self.snapshots = tuple(snapshots)
+        self.watched: tuple[Watched, ...] = tuple(watched)
+        self.flags = tuple([(tensors[i], tensors[i].requires_grad) for i in layout.flagged])
+        self.settings = layout.settings
 
     def unchanged(self) -> bool:
         """Whether all bits and settings are what they were, in the tensors that are registered."""
-        return self.settings_unchanged() and all(
-            owner.get(key) is tensor and address_of(tensor) == address for owner, key, tensor, address in self.watched
-        )
+        for owner, key, tensor, address in self.watched:
+            if owner.get(key) is not tensor or address_of(tensor) != address:
+                return False
+        return self.settings_unchanged()
 
     def watch_anew(self) -> bool:
         """Watch buffers anew that were written with the bits that they had; whether that was all that had changed.

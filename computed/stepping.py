@@ -11,50 +11,76 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from computed.epoch import CELL as EPOCH
 from computed.errors import ComputedParameterError
 from computed.living import living
 from computed.parameter import ComputedParameter
+from computed.settling import LOCK
+from computed.team import form_teams
+from computed.torch_private import foreach_copy_
 
 Key = tuple[int, int]
-_known: "weakref.WeakKeyDictionary[Optimizer, tuple[Key, list[weakref.ref[ComputedParameter]]]]" = (
-    weakref.WeakKeyDictionary()
-)
+Slots = tuple[tuple[dict[str, Any], str], ...]
+Moved = tuple["weakref.ref[ComputedParameter]", Slots]
+# for which computed parameters, and at which settings, teams were formed before the last step
+_formed: "weakref.WeakKeyDictionary[Optimizer, list[int]]" = weakref.WeakKeyDictionary()
+_known: "weakref.WeakKeyDictionary[Optimizer, tuple[Key, list[Moved]]]" = weakref.WeakKeyDictionary()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Tell every computed parameter whose raws the optimizer is about to move."""
-    for reference in held_by(optimizer):
-        parameter = reference()
-        if parameter is not None and Tensor in map(type, parameter._parameters.values()):
-            raise ComputedParameterError(
-                f"{parameter.called()}: a plain tensor stands in the place of a raw that an optimizer holds; "
-                f"torch.func.functional_call leaves it there where the weight is tied: pass tie_weights=False"
-            )
-        # a raw without numbers is one that stands in parts, none of them here: its gradient is elsewhere
-        if parameter is not None and any(raw.grad is not None or raw.numel() == 0 for raw in parameter.parameters()):
-            parameter.before_step()
+    moved = [
+        parameter
+        for reference, slots in held_by(optimizer)
+        if (parameter := reference()) is not None and _is_moved(parameter, slots)
+    ]
+    with LOCK:
+        evaluated = [parameter for parameter in moved if parameter._holds[True] is not None]
+        writes = [write for parameter in moved for write in parameter.before_step()]
+        if writes:
+            with torch.no_grad():
+                foreach_copy_([buffer for buffer, _ in writes], [new for _, new in writes])
+        formed = [EPOCH[0], *map(id, evaluated)]
+        if _formed.get(optimizer) != formed:
+            form_teams(evaluated)
+            _formed[optimizer] = formed
 
 
-def held_by(optimizer: Optimizer) -> list["weakref.ref[ComputedParameter]"]:
-    """The computed parameters with a raw in one of the optimizer's groups."""
-    key = (living.changes, sum(len(group["params"]) for group in optimizer.param_groups))
+def _is_moved(parameter: ComputedParameter, slots: Slots) -> bool:
+    """Whether some of its raws has a gradient; one without numbers stands in parts, whose gradient is elsewhere."""
+    if Tensor in map(type, parameter._parameters.values()):
+        raise ComputedParameterError(
+            f"{parameter.called()}: a plain tensor stands in the place of a raw that an optimizer holds; "
+            f"torch.func.functional_call leaves it there where the weight is tied: pass tie_weights=False"
+        )
+    for owner, key in slots:
+        raw = owner.get(key)
+        if raw is not None and (raw.grad is not None or raw.numel() == 0):
+            return True
+    return False
+
+
+def held_by(optimizer: Optimizer) -> list[Moved]:
+    """The computed parameters with a raw in one of the optimizer's groups, and where their tensors are registered."""
+    key = (living.changes, sum([len(group["params"]) for group in optimizer.param_groups]))
     known = _known.get(optimizer)
     if known is None or known[0] != key:
         held = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
-        found = [weakref.ref(p) for p in living.all() if any(id(tensor) in held for tensor in _tensors(p))]
-        known = (key, found)
+        found = [(weakref.ref(parameter), _slots(parameter)) for parameter in living.all()]
+        known = (key, [moved for moved in found if any(id(owner.get(key)) in held for owner, key in moved[1])])
         _known[optimizer] = known
     return known[1]
 
 
-def _tensors(parameter: ComputedParameter) -> list[Tensor]:
-    """Its raws, and the parameters of its constraints; `parameters()` would project what waits to be.
+def _slots(parameter: ComputedParameter) -> Slots:
+    """Where its raws and the parameters of its constraints are registered.
 
     Wrappers may have taken raws away: FullyShardedDataParallel does, without ``use_orig_params=True``.
     """
-    raws = [slot.owner[slot.key] for _, _, slot, _ in parameter.raw_slots() if slot.key in slot.owner]
-    return [*raws, *parameter.constraints.parameters()]
+    below = [module._parameters for module in parameter.constraints.modules()]
+    raws = [(slot.owner, slot.key) for _, _, slot, _ in parameter.raw_slots()]
+    return (*raws, *[(owner, name) for owner in below for name in owner])
 
 
 register_optimizer_step_pre_hook(before_step)

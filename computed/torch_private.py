@@ -4,7 +4,7 @@ Where a name is missing, the mechanism that needs it is off and everything is ev
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,6 +54,12 @@ def alias(tensor: Tensor) -> Tensor:
 
 # the kernel of torch's own weight norms: their bits come from no other formula
 weight_norm: Callable[[Tensor, Tensor, int], Tensor] = torch._weight_norm
+
+
+# one call for many tensors: off the GPU each is done by the kernel that does it alone, with the same bits. torch's own
+# optimizers are written with them: https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/sgd.py
+foreach_mul: Callable[..., Sequence[Tensor]] = torch._foreach_mul
+foreach_copy_: Callable[..., object] = torch._foreach_copy_
 
 
 def _fused_backward() -> Callable[..., tuple[Tensor, Tensor]] | None:

@@ -28,10 +28,10 @@ class UnwatchableError(Exception):
 
 def snapshot(tensor: Tensor) -> Tensor:
     """A copy-on-write snapshot of ``tensor``, a leaf."""
-    if in_foreign_memory(tensor):
+    if tensor.layout is torch.strided and not tensor.untyped_storage().resizable():  # in_foreign_memory, written out
         raise UnwatchableError("torch did not allocate this memory")
     try:
-        return lazy_clone(tensor.detach())
+        return lazy_clone(tensor.detach() if tensor.requires_grad else tensor)
     except RuntimeError as error:
         raise UnwatchableError(str(error)) from error
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from computed.constraint import IteratedConstraint
 from computed.errors import ComputedParameterError
 from computed.evaluation import full_precision, invert, start_from_raws
-from computed.frame import Written
+from computed.pending import Written
 from computed.settling import LOCK, Settling
-from computed.torch_private import CAN_WATCH, inside_transform, outside_transforms
+from computed.torch_private import CAN_WATCH, address_of, inside_transform, outside_transforms
 from computed.watching import UnwatchableError, same_bits, snapshot
 
 
@@ -47,7 +47,7 @@ class Writing(Settling):
 
     def absorb(self) -> None:
         """Project what was written to the value since it was evaluated, once."""
-        if self._written is None and self._lent is None and self._holds[0] is None and self._holds[1] is None:
+        if self._untouched():
             return
         if inside_transform():
             with outside_transforms():
@@ -70,8 +70,19 @@ class Writing(Settling):
             if new is not None:
                 self.assign(new)
 
+    def _untouched(self) -> bool:
+        """Whether nothing can have been written: nothing waits, nothing is lent, and no value that is held moved."""
+        if self._written is not None or self._lent is not None:
+            return False
+        first, second = self._holds
+        return (first is None or address_of(first.plain) == first.address) and (
+            second is None or address_of(second.plain) == second.address
+        )
+
     def waits(self) -> bool:
         """Whether a write is still not projected: other raws stand there for a while (`functional_call`)."""
+        if self._untouched():
+            return False
         return self._written is not None or self._written_in_place(anywhere=True) is not None
 
     def _written_in_place(self, *, anywhere: bool = False) -> Tensor | None:
@@ -117,7 +128,7 @@ class Writing(Settling):
     def _await(self, written: Written) -> None:
         """Keep what was written until the next access; nothing is held beside it, so that a read needs not ask."""
         self.__dict__["_written"] = written
-        self.__dict__["_holds"] = [None, None]
+        self.let_go()
 
     def _take_raws(self) -> None:
         """The raws were written and stay as they are; iterated state is what their right inverse gives."""

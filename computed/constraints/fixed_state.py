@@ -38,7 +38,6 @@ class FixedState(IteratedConstraint, abc.ABC):
         """The one, whichever set is asked for."""
         return (self.mask,)
 
-    def _write(self, prefix: str, state: Sequence[Tensor]) -> None:
-        # committing it to itself would copy it at every step and end the hold
-        if not prefix and state[0] is not self.mask:
-            super()._write(prefix, state)
+    def writes(self, prefix: str, state: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The mask, where it is another one: to commit it to itself would copy it at every step and end the hold."""
+        return super().writes(prefix, state) if not prefix and state[0] is not self.mask else []

@@ -6,10 +6,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from computed.constraint import State
 from computed.constraints.one_operator import undilated, why_not_one_operator
 from computed.constraints.refusing import exempt, require, whole_number
+from computed.constraints.sigma_scaling import sigma_along
 from computed.constraints.sigma_target import SigmaTarget
-from computed.linalg import in_double
+from computed.linalg import as_matrix, in_double
 from computed.site import Site
 from computed.symbol_bound import operator_norm_bound
 from computed.symbol_following import follow, grid_shape
@@ -125,7 +127,11 @@ class OperatorScale(SigmaTarget):
         self.parts = self.groups or 1
 
     def forward(self, raw: Tensor) -> Tensor:
-        """The value in a graph: in training with state that a step commits, else with the settled one."""
+        """The value in a graph."""
+        return raw * self.scale_in_graph(raw)
+
+    def scale_in_graph(self, raw: Tensor) -> Tensor:
+        """The scale in a graph: in training with state that a step commits, else with the settled one."""
         u, v = self.settled_u, self.settled_v
         if self.training:
             with torch.no_grad():
@@ -143,11 +149,12 @@ class OperatorScale(SigmaTarget):
                     self.waves.copy_(waves)
                     self.settled_u.copy_(u)
                     self.settled_v.copy_(v)
-        return self.scaled(raw, u, v)
+        return self.scale_for(raw, u, v)
 
-    def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
-        """The vectors and waves after one evaluation's steps from the committed waves."""
-        return self.followed(raw.detach())
+    def stepped(self, raw: Tensor) -> tuple[State, Tensor]:
+        """The vectors and waves after one evaluation's steps from the committed waves, and the norm along them."""
+        state = self.followed(raw.detach())
+        return state, sigma_along(as_matrix(raw.detach(), 0), state[0], state[1])
 
     def followed(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The next of each tensor of the state."""

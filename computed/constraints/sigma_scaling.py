@@ -15,7 +15,7 @@ def scale_of(sigma: Tensor, target: float, eps: float, caps: bool) -> Tensor:
     A cap leaves what exceeds the target by rounding errors only as it is, so that a capped weight is not
     capped again.
     """
-    scale = target / sigma.clamp_min(eps)
+    scale = sigma.clamp_min(eps).reciprocal() * target
     if caps:
         slack = 4e-15 if sigma.dtype == torch.float64 else 2e-6
         scale = torch.where(sigma > target * (1 + slack), scale, 1.0)
@@ -36,13 +36,8 @@ def plus_outer(matrix: Tensor, u: Tensor, v: Tensor, in_place: bool) -> Tensor:
     return matrix.addmm_(u.t(), v) if in_place else torch.addmm(matrix, u.t(), v)
 
 
-def scaled_by_sigma(raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool) -> Tensor:
-    """``raw * scale_of(uᵀ W v)``, where ``W`` is ``raw`` as a matrix with rows along ``rows``; for graphs."""
-    return raw * scale_of(sigma_along(as_matrix(raw, rows), u, v), target, eps, caps)
-
-
 class SigmaScaling(torch.autograd.Function):
-    """`scaled_by_sigma` with its derivative in 6 passes over the weight instead of 16.
+    """``raw * scale_of(uᵀ W v)``, ``W`` the raw as a matrix, with its derivative in 6 passes over it instead of 16.
 
     With ``s`` the scale and ``s'`` its derivative by sigma, the gradient of ``W`` is ``s G + s' <G, W> u
     vᵀ``: ``u`` and ``v`` are constants, as in Miyato et al., 2018 (arXiv:1802.05957), equation 9.
@@ -55,7 +50,7 @@ class SigmaScaling(torch.autograd.Function):
         raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The value, the scale and its derivative."""
-        scale, slope = _scale_and_slope(raw, u, v, rows, target, eps, caps)
+        scale, slope = scale_and_slope(sigma_along(as_matrix(raw, rows), u, v), target, eps, caps)
         return raw * scale, scale, slope
 
     @staticmethod
@@ -72,12 +67,12 @@ class SigmaScaling(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         """The gradient of ``raw``; to be differentiated again, scale and slope are functions of ``raw``."""
         raw, u, v, scale, slope = ctx.saved_tensors
-        rows = ctx.settings[0]
+        rows, *settings = ctx.settings
         given = cotangents[0]
         if given is None:
             return (None,) * 7
         if torch.is_grad_enabled():
-            scale, slope = _scale_and_slope(raw, u, v, *ctx.settings)
+            scale, slope = scale_and_slope(sigma_along(as_matrix(raw, rows), u, v), *settings)
         along = slope * torch.dot(given.reshape(-1), raw.reshape(-1)) * u
         gradient = as_matrix(given, rows) * scale
         # in place saves a third of the time, but transforms have no rule for it
@@ -96,10 +91,8 @@ class SigmaScaling(torch.autograd.Function):
         return moved * scale + raw * (slope * along), None, None
 
 
-def _scale_and_slope(
-    raw: Tensor, u: Tensor, v: Tensor, rows: int, target: float, eps: float, caps: bool
-) -> tuple[Tensor, Tensor]:
-    sigma = sigma_along(as_matrix(raw, rows), u, v)
+def scale_and_slope(sigma: Tensor, target: float, eps: float, caps: bool) -> tuple[Tensor, Tensor]:
+    """`scale_of` and its derivative by ``sigma``, entry by entry: ``-scale / sigma``, 0 where nothing depends on it."""
     scale = scale_of(sigma, target, eps, caps)
     depends = (sigma > eps) & (scale != 1) if caps else sigma > eps
-    return scale, torch.where(depends, -scale / sigma.clamp_min(eps), 0.0)
+    return scale, scale * depends / -sigma.clamp_min(eps)

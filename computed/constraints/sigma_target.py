@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from computed.constraint import IteratedConstraint, Preimage
+from computed.constraint import IteratedConstraint, Preimage, State
 from computed.constraints.describing import Described
 from computed.constraints.refusing import require, whole_number
-from computed.constraints.sigma_scaling import SigmaScaling, scaled_by_sigma, sigma_along
+from computed.constraints.sigma_scaling import SigmaScaling, scale_and_slope, scale_of, sigma_along
 from computed.linalg import as_matrix, like_weight
+from computed.memory_order import add_outer_
+from computed.scaled import Scaled
 
 # Singular values from which float32 squares safely; a raw outside is scaled into it when it is made.
 SAFE = (1e-15, 1e15)
 
 
-class SigmaTarget(Described, IteratedConstraint, abc.ABC):
+class SigmaTarget(Described, IteratedConstraint, Scaled, abc.ABC):
     """``value = W * norm / s`` or ``W * min(1, bound / s)``, ``s = sigma_along(W, u, v)`` with the state's vectors.
 
     A subclass says which vectors, by the methods of an iterated constraint with ``u`` and ``v`` as the first two of its
@@ -42,6 +44,10 @@ class SigmaTarget(Described, IteratedConstraint, abc.ABC):
         require(self.n_power_iterations > 0, f"{called} needs n_power_iterations >= 1, got {n_power_iterations!r}")
         self.eps = float(eps)
         self.rows = 0
+
+    @abc.abstractmethod
+    def stepped(self, raw: Tensor) -> tuple[State, Tensor]:
+        """The state after one evaluation's step from the committed one, and the norm along it."""
 
     @abc.abstractmethod
     def measured(self, value: Tensor) -> float:
@@ -75,12 +81,31 @@ class SigmaTarget(Described, IteratedConstraint, abc.ABC):
         )[0]
         return value
 
-    def scaled(self, raw: Tensor, u: Tensor, v: Tensor) -> Tensor:
-        """The value for given ``u`` and ``v`` in a graph."""
+    def scale_for(self, raw: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """The scale for given ``u`` and ``v`` in a graph."""
+        sigma = sigma_along(as_matrix(raw, self.rows), u, v)
         bound = self.bound
         if bound is None:
-            return scaled_by_sigma(raw, u, v, self.rows, self.norm, self.eps, False)
-        return scaled_by_sigma(raw, u, v, self.rows, bound, self.eps, True)
+            return scale_of(sigma, self.norm, self.eps, False)
+        return scale_of(sigma, bound, self.eps, True)
+
+    def scale_stepped(self, raw: Tensor) -> tuple[State, Tensor, Tensor]:
+        """The state, the scale and its derivative by sigma after one evaluation's step."""
+        state, sigma = self.stepped(raw)
+        return state, *scale_and_slope(sigma, self.target(), self.eps, self.bound is not None)
+
+    def next_state(self, raw: Tensor) -> State:
+        """The state after one evaluation's step."""
+        return self.stepped(raw)[0]
+
+    def scale_again(self, state: Sequence[Tensor], raw: Tensor) -> Tensor:
+        """The scale as a function of ``raw``, for constant ``u`` and ``v``."""
+        return self.scale_for(raw, state[0], state[1])
+
+    def add_gradient_(self, gradient: Tensor, state: Sequence[Tensor], factor: Tensor) -> None:
+        """Add ``factor u vᵀ``, or as many as there are pairs."""
+        for u, v in zip(torch.atleast_2d(state[0]), torch.atleast_2d(state[1]), strict=True):
+            add_outer_(gradient, self.rows, u * factor, v)
 
     def target(self) -> float:
         """The norm or the bound."""

@@ -1,18 +1,25 @@
 """Spectral: the largest singular value of a weight is set, or capped."""
 
-from typing import ClassVar
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from computed.constraint import State
 from computed.constraints.refusing import resolved_dim, whole_number, why_not_matrix
+from computed.constraints.sigma_scaling import scale_and_slope
 from computed.constraints.sigma_target import SigmaTarget
+from computed.constraints.sigma_together import ScaledMany, ScaledOne, stacked
 from computed.linalg import as_matrix
-from computed.singular_values import largest_singular_value, leading_vectors, power_steps
+from computed.memory_order import columns_in_memory, matrix_by, vector_back, vector_by
+from computed.power_iteration import SMALL, power_step, power_step_of_small
+from computed.singular_values import largest_singular_value, leading_vectors
 from computed.site import Site
+from computed.together import Evaluated, Together
 
 
-class Spectral(SigmaTarget):
+class Spectral(SigmaTarget, Together):
     """The largest singular value is set to ``norm``, or capped at ``bound``; 1.0 where nothing is said.
 
     ``value = W * norm / s`` or ``W * min(1, bound / s)``, where ``s = uᵀ W v`` and ``W`` (m, n) is the weight
@@ -88,12 +95,16 @@ class Spectral(SigmaTarget):
         self.rows = self.dim or 0
 
     def forward(self, raw: Tensor) -> Tensor:
-        """The value in a graph: in training with state that a step commits, else with the settled one."""
+        """The value in a graph."""
+        return raw * self.scale_in_graph(raw)
+
+    def scale_in_graph(self, raw: Tensor) -> Tensor:
+        """The scale in a graph: in training with state that a step commits, else with the settled one."""
         u, v = self.settled_u, self.settled_v
         if self.training:
             with torch.no_grad():
                 matrix = as_matrix(raw.detach(), self.rows)
-                u, v = power_steps(matrix, self.u, self.v, self.n_power_iterations)
+                u, v, _ = power_step(matrix, self.u, self.v, self.n_power_iterations)
                 self.pending_u.copy_(u)
                 self.pending_v.copy_(v)
                 # a scripted module is told of no optimizer's step; torch does not say that it exports is_scripting, and
@@ -103,11 +114,45 @@ class Spectral(SigmaTarget):
                     self.v.copy_(v)
                     self.settled_u.copy_(u)
                     self.settled_v.copy_(v)
-        return self.scaled(raw, u, v)
+        return self.scale_for(raw, u, v)
 
-    def next_state(self, raw: Tensor) -> tuple[Tensor, ...]:
-        """The committed vectors after one evaluation's power steps."""
-        return power_steps(as_matrix(raw.detach(), self.rows), self.u, self.v, self.n_power_iterations)
+    def stepped(self, raw: Tensor) -> tuple[State, Tensor]:
+        """The committed vectors after one evaluation's power steps, and the length that the last one found."""
+        weight = raw.detach()
+        order = columns_in_memory(weight, self.rows)
+        matrix, v = matrix_by(weight, self.rows, order), vector_by(self.v, weight, self.rows, order)
+        if matrix.numel() < SMALL:
+            found = power_step_of_small(matrix[None], self.u[None], v[None], self.n_power_iterations)
+            u, v, sigma = (each[0] for each in found)
+        else:
+            u, v, sigma = power_step(matrix, self.u, v, self.n_power_iterations)
+        return (u, vector_back(v, weight, self.rows, order)), sigma
+
+    def kind(self) -> Hashable:
+        """The settings that scales depend on, how rows run, and the number of steps."""
+        return self.target(), self.eps, self.bound is not None, self.rows, self.n_power_iterations
+
+    def takes_many(self, raw: Tensor) -> bool:
+        """Small weights whose matrices lie in memory as they are."""
+        return raw.numel() < SMALL and columns_in_memory(raw, self.rows) is None
+
+    def evaluate_together(self, those: Sequence["Spectral"], raws: Sequence[Tensor]) -> Evaluated:
+        """The scaled weights: one power step each, and what it finds is the norm."""
+        if len(raws) == 1:
+            state, scale, slope = self.scale_stepped(raws[0])
+            one = ScaledOne(raws[0], self.rows, scale, slope, *state)
+            return Evaluated([one.value()], [state], one)
+        matrices = stacked(raws, self.rows)
+        u, v = map(torch.stack, zip(*[one.state() for one in those], strict=True))
+        u, v, sigmas = power_step_of_small(matrices, u, v, self.n_power_iterations)
+        scales, slopes = scale_and_slope(sigmas, self.target(), self.eps, self.bound is not None)
+        many = ScaledMany(matrices, self.rows, scales, slopes, u, v)
+        return Evaluated(many.values(raws), list(zip(u.unbind(), v.unbind(), strict=True)), many)
+
+    def gradients_together(self, kept: Any, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """``s G + s' <G, W> u vᵀ`` of each."""
+        found: Sequence[Tensor | None] = kept.gradients(cotangents)
+        return found
 
     def settled_state(self, raw: Tensor) -> tuple[Tensor, ...]:
         """The converged vectors, from the committed ones as a start."""

@@ -186,10 +186,9 @@ class FromBase(OnOrthonormal, abc.ABC):
         """The base, whichever set is asked for."""
         return (self.base,)
 
-    def _write(self, prefix: str, state: Sequence[Tensor]) -> None:
-        # committing the base to itself would copy it at every step and end the hold
-        if not prefix and state[0] is not self.base:
-            super()._write(prefix, state)
+    def writes(self, prefix: str, state: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The base, where it is another one: to commit it to itself would copy it at every step and end the hold."""
+        return super().writes(prefix, state) if not prefix and state[0] is not self.base else []
 
 
 class ByMap(FromBase, abc.ABC):

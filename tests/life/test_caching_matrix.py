@@ -20,7 +20,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import computed
 import surgery
-from computed import held, reading, sources
+from computed import held, layout, reading, sources, writing
 from computed.constraints.conversions import TransformConstraint
 from tests.computed.constraints.test_contract import CORE
 
@@ -199,6 +199,6 @@ def test_every_constraint_is_in_the_matrix():
 @pytest.mark.parametrize("mode", PLAIN_MODES)
 def test_a_stale_value_is_seen(mode: Mode, monkeypatch: pytest.MonkeyPatch):
     """Where nothing tells that a storage has moved, a cell is wrong."""
-    for module in (held, reading, sources):
+    for module in (held, layout, reading, sources, writing):
         monkeypatch.setattr(module, "address_of", lambda tensor: 0)
     assert {"value of a model built anew", "nothing was written"} <= set(wrong("positive", WRITERS["data.copy_"], mode))

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 import computed
 import surgery
-from computed import held, reading, settling, sources
+from computed import held, layout, reading, settling, sources, writing
 from tests.surgery.models import SPECS, SQUARE_SPECS
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -248,8 +248,8 @@ def test_any_interleaving_is_that_of_the_twin(size: str, evidence: Callable[[str
 @pytest.mark.parametrize("event", ["raws.data write", "step"])
 def test_a_stale_value_is_seen(event: str, monkeypatch: pytest.MonkeyPatch):
     """Where nothing tells that a storage has moved, the comparison fails."""
-    for module in (held, reading, sources):
+    for module in (held, layout, reading, sources, writing):
         monkeypatch.setattr(module, "address_of", lambda tensor: 0)
-    monkeypatch.setattr(settling.Settling, "before_step", lambda parameter: None)
+    monkeypatch.setattr(settling.Settling, "before_step", lambda parameter: [])
     with pytest.raises(AssertionError, match="not equal"):
         live(("positive", "unit_norm"), "SGD", [("forward", False), ("backward", False), (event, False)])

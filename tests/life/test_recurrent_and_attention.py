@@ -418,7 +418,7 @@ def test_compiling_a_whole_recurrent_module_is_refused_as_torch_refuses_the_plai
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         output = torch.compile(model, backend="eager")(x)[0]
-    assert torch.equal(output, model(x)[0])
+    torch.testing.assert_close(output, model(x)[0], rtol=1e-6, atol=1e-7)  # a step of many is summed in another order
     output.sum().backward()
     assert all(raw.grad is not None for raw in model.parameters())
     torch.compiler.reset()

@@ -68,6 +68,7 @@ from computed.registry import REQUIRED, catalogue, lookup
 from computed.resolving import build
 from computed.site import free_site, site_of
 from computed.spec import parse_spec
+from computed.together import Together
 
 CONSTRAINTS: dict[str, Callable[[], Constraint]] = {
     "spectral": Spectral,
@@ -468,7 +469,7 @@ def test_differentiates_under_transforms(name):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", CONSTRAINTS)
-def test_scripts_to_the_same_bits(name, training):
+def test_scripts_to_the_same_values(name, training):
     for value in (torch.randn(6, 6), torch.randn(4, 3, 2, 2)):
         if not takes(name, value):
             continue
@@ -479,8 +480,10 @@ def test_scripts_to_the_same_bits(name, training):
             assert name in WITHOUT_SPEC
             return
         expected = parameter.detach()  # before: a scripted constraint commits its state in training
-        scripted = torch.jit.script(constraint)
-        assert torch.equal(scripted(*raws), expected)
+        found = torch.jit.script(constraint)(*raws)
+        # what has its own way for many values at once sums in another order: a graph is equal to rounding
+        rounding = 8e-7 if training and isinstance(constraint, Together) else 0.0
+        torch.testing.assert_close(found, expected, rtol=rounding, atol=rounding)
 
 
 @pytest.mark.parametrize("name", CONSTRAINTS)

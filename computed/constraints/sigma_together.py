@@ -1,0 +1,90 @@
+"""Weights scaled by functions of their largest singular values, with the derivative: one, or many small ones at once.
+
+With ``s`` the scale and ``s'`` its derivative by sigma, the gradient of ``W`` is ``s G + s' <G, W> u vᵀ``, as in
+`SigmaScaling`, whose values these are, bit for bit.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from computed.linalg import as_matrix
+from computed.memory_order import add_outer_, in_memory
+from computed.torch_private import foreach_mul
+
+
+class ScaledOne(NamedTuple):
+    """A weight, its scale with the derivative, and the vectors along which sigma was taken."""
+
+    raw: Tensor
+    rows: int
+    scale: Tensor
+    slope: Tensor
+    u: Tensor
+    v: Tensor
+
+    def value(self) -> Tensor:
+        """The weight times its scale."""
+        return self.raw * self.scale
+
+    def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The gradient, in the memory layout of the weight."""
+        (given,) = cotangents
+        if given is None:
+            return [None]
+        if given.stride() != self.raw.stride():
+            given = torch.empty_like(self.raw).copy_(given)
+        along = torch.dot(in_memory(given), in_memory(self.raw)) * self.slope
+        gradient = given * self.scale
+        add_outer_(gradient, self.rows, self.u * along, self.v)
+        return [gradient]
+
+
+class ScaledMany(NamedTuple):
+    """Matrices (k, m, n), their scales (k) with derivatives (k), and vectors (k, m), (k, n)."""
+
+    matrices: Tensor
+    rows: int
+    scales: Tensor
+    slopes: Tensor
+    u: Tensor
+    v: Tensor
+
+    def values(self, raws: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The weights times their scales, each in memory of its own.
+
+        In main memory a number costs less than a tensor; elsewhere to read it would wait.
+        """
+        return foreach_mul(raws, self.scales.tolist() if self.scales.is_cpu else self.scales.unbind())
+
+    def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """The gradients; of a weight that was not used None, as if that of its value were zero."""
+        given = [one for one in cotangents if one is not None]
+        if not given:
+            return cotangents
+        like = given[0]
+        if len(given) < len(cotangents):
+            given = [torch.zeros_like(like) if one is None else one for one in cotangents]
+        g = stacked(given, self.rows)
+        along = self.slopes * (g * self.matrices).sum((1, 2))
+        lefts = (self.u * along.unsqueeze(1)).unsqueeze(2)
+        whole = torch.addcmul(g * self.scales.view(-1, 1, 1), lefts, self.v.unsqueeze(1))
+        parts = apart(whole, like, self.rows)
+        return [None if one is None else part for one, part in zip(cotangents, parts, strict=True)]
+
+
+def stacked(weights: Sequence[Tensor], rows: int) -> Tensor:
+    """Weights as matrices (k, m, n)."""
+    if weights[0].dim() == 2 and rows == 0:
+        return torch.stack(tuple(weights))
+    return torch.stack([as_matrix(weight, rows) for weight in weights])
+
+
+def apart(matrices: Tensor, like: Tensor, rows: int) -> Sequence[Tensor]:
+    """The inverse of `stacked`, for weights in the shape of ``like``."""
+    if like.dim() == 2 and rows == 0:
+        return matrices.unbind()
+    shape = like.movedim(rows, 0).shape
+    return [matrix.view(shape).movedim(0, rows) for matrix in matrices.unbind()]

@@ -1,0 +1,106 @@
+"""A raw and its scale, held in the place of their product: one node in the autograd graph gives both."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from computed.constraint import IteratedConstraint, State
+from computed.evaluation import full_precision
+from computed.member import Member
+from computed.scaled import Scaled
+from computed.sources import Sources
+from computed.torch_private import CAN_WATCH, alias
+from computed.watching import UnwatchableError
+
+
+class Scaling:
+    """The scale of a raw and what its derivative needs, as their node in the autograd graph knows them."""
+
+    __slots__ = ("constraint", "raw", "slope", "sources", "state")
+
+    def __init__(self, constraint: Any, sources: Sources, state: State, slope: Tensor) -> None:
+        self.constraint = constraint
+        self.sources = sources
+        self.raw = sources.raws[0]
+        self.state = state
+        self.slope = slope
+
+    def gradient(self, of_weight: Tensor | None, of_scale: Tensor | None) -> Tensor | None:
+        """The gradient of the raw, which enters as it is, and by the scale."""
+        if of_scale is None:
+            return of_weight
+        if torch.is_grad_enabled():
+            by_scale = self._again(of_scale)
+            return by_scale if of_weight is None else of_weight + by_scale
+        if of_weight is None:
+            of_weight = torch.zeros_like(self.raw)
+        # in place: a layer's gradient of its weight is made for this node alone
+        self.constraint.add_gradient_(of_weight, self.state, of_scale * self.slope)
+        return of_weight
+
+    def _again(self, of_scale: Tensor) -> Tensor:
+        if self.sources.moved():
+            raise RuntimeError(
+                "one of the raws of a computed parameter has been modified since its value was computed, so its "
+                "second derivative cannot be taken; take it before the optimizer steps"
+            )
+        with full_precision(self.raw.device):
+            scale = self.constraint.scale_again(self.state, self.raw)
+            (by_scale,) = torch.autograd.grad(scale, self.raw, of_scale, create_graph=True)
+        return by_scale
+
+
+class Factors:
+    """The factors of the value of a member, evaluated in train mode and watched as a held value is."""
+
+    __slots__ = ("scale", "sources", "state", "weight")
+
+    def __init__(self, member: Member, constraint: Any) -> None:
+        self.sources = Sources(member, training=True)
+        self.weight = leaf = self.sources.snapshots[0]
+        with full_precision(member.device), torch.no_grad():
+            self.state, self.scale, slope = constraint.scale_stepped(leaf)
+        raw = self.sources.raws[0]
+        if raw.requires_grad:
+            scaling = Scaling(constraint, self.sources, self.state, slope)
+            with torch.enable_grad():
+                self.weight, self.scale = RawAndScale.apply(scaling, leaf, self.scale, raw)  # type: ignore[no-untyped-call] # torch's
+
+    def usable(self) -> bool:
+        """Whether all that they were computed from is what it was, and requires a gradient where it did."""
+        return self.sources.unchanged() and all(raw.requires_grad is needed for raw, needed in self.sources.flags)
+
+    def moved(self) -> bool:
+        """Whether the bits of the raw are others now."""
+        return self.sources.moved()
+
+
+class RawAndScale(torch.autograd.Function):
+    """The snapshot of a raw and its scale, as one node over the raw."""
+
+    @staticmethod
+    def forward(ctx: Any, scaling: Scaling, leaf: Tensor, scale: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """As they are."""
+        ctx.set_materialize_grads(False)
+        ctx.scaling = scaling
+        return alias(leaf), alias(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradient of the raw."""
+        return None, None, None, ctx.scaling.gradient(*cotangents)
+
+
+def factors_of(member: Member) -> Factors | None:
+    """The factors of a member, or None where it has none, or they cannot be held."""
+    constraint = member.links[0].module
+    if not CAN_WATCH or not isinstance(constraint, Scaled) or not isinstance(constraint, IteratedConstraint):
+        return None
+    if not member.may_hold(training=True):
+        return None
+    try:
+        with torch.inference_mode(mode=False):
+            return Factors(member, constraint)
+    except UnwatchableError:
+        return None
