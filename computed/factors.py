@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from computed.constraint import IteratedConstraint, State
+from computed.constraint import IteratedConstraint, State, state_dtype
 from computed.evaluation import full_precision
 from computed.member import Member
-from computed.scaled import Scaled
+from computed.scaled import Number, Scaled
 from computed.sources import Sources
 from computed.torch_private import CAN_WATCH, alias
 from computed.watching import UnwatchableError
@@ -19,7 +19,7 @@ class Scaling:
 
     __slots__ = ("constraint", "raw", "slope", "sources", "state")
 
-    def __init__(self, constraint: Any, sources: Sources, state: State, slope: Tensor) -> None:
+    def __init__(self, constraint: Any, sources: Sources, state: State, slope: Number) -> None:
         self.constraint = constraint
         self.sources = sources
         self.raw = sources.raws[0]
@@ -36,7 +36,8 @@ class Scaling:
         if of_weight is None:
             of_weight = torch.zeros_like(self.raw)
         # in place: a layer's gradient of its weight is made for this node alone
-        self.constraint.add_gradient_(of_weight, self.state, of_scale * self.slope)
+        factor = float(of_scale) * self.slope if isinstance(self.slope, float) else of_scale * self.slope
+        self.constraint.add_gradient_(of_weight, self.state, factor)
         return of_weight
 
     def _again(self, of_scale: Tensor) -> Tensor:
@@ -60,7 +61,10 @@ class Factors:
         self.sources = Sources(member, training=True)
         self.weight = leaf = self.sources.snapshots[0]
         with full_precision(member.device), torch.no_grad():
-            self.state, self.scale, slope = constraint.scale_stepped(leaf)
+            self.state, scale, slope = constraint.scale_stepped(leaf)
+            self.scale = (
+                torch.scalar_tensor(scale, dtype=state_dtype(leaf.dtype)) if isinstance(scale, float) else scale
+            )
         raw = self.sources.raws[0]
         if raw.requires_grad:
             scaling = Scaling(constraint, self.sources, self.state, slope)
@@ -84,7 +88,7 @@ class RawAndScale(torch.autograd.Function):
         """As they are."""
         ctx.set_materialize_grads(False)
         ctx.scaling = scaling
-        return alias(leaf), alias(scale)
+        return alias(leaf), scale.detach()
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -56,12 +56,15 @@ def in_memory(tensor: Tensor) -> Tensor:
     return tensor.permute(sorted(range(tensor.dim()), key=lambda axis: -strides[axis])).reshape(-1)
 
 
-def add_outer_(weight: Tensor, dim: int, u: Tensor, v: Tensor) -> None:
-    """Add ``u vᵀ`` to `as_matrix` of ``weight``, in place."""
+def add_outer_(weight: Tensor, dim: int, u: Tensor, v: Tensor, factor: float | Tensor) -> None:
+    """Add ``factor u vᵀ`` to `as_matrix` of ``weight``, in place."""
     order = columns_in_memory(weight, dim)
     matrix = matrix_by(weight, dim, order)
+    right = vector_by(v, weight, dim, order)
+    number = factor if isinstance(factor, float) else 1.0
+    left = u if isinstance(factor, float) else u * factor
     if address_of(matrix) == address_of(weight):
-        matrix.addr_(u, vector_by(v, weight, dim, order))
+        matrix.addr_(left, right, alpha=number)
     else:  # rows do not lie apart: as_matrix is a copy
         rows_first = weight.movedim(dim, 0)
-        rows_first.add_(torch.outer(u, v).view(rows_first.shape))
+        rows_first.add_(torch.outer(left, v).view(rows_first.shape), alpha=number)

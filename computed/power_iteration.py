@@ -1,5 +1,7 @@
 """The power iteration: of one matrix, and of many small ones at once, each with the bits that it has alone."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -7,9 +9,16 @@ from torch import Tensor
 # one that float32 can square feels it. Its square is a float32.
 KEPT = 1e-18
 # Matrices with fewer entries are multiplied as sums of products, row by row: that gives the same bits for one and for
-# many of them, as BLAS does not, and takes one call for all. From as many entries torch splits a sum among threads:
-# https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/TensorIterator.h
-SMALL = 32768
+# many of them, as BLAS does not, and takes one call for all. Larger ones take twice as long so as by BLAS.
+SMALL = 65536
+# From as many entries torch splits a sum among threads, where it is one: then its bits depend on what is beside it.
+# https://github.com/pytorch/pytorch/blob/v2.13.0/aten/src/ATen/native/TensorIteratorReduce.cpp
+SPLIT = 32768
+
+
+def is_small(rows: int, columns: int) -> bool:
+    """Whether a matrix is multiplied as sums of products, with the bits that it has among others."""
+    return rows * columns < (SMALL if min(rows, columns) > 1 else SPLIT)
 
 
 def power_step(matrix: Tensor, u: Tensor, v: Tensor, steps: int, kept: float = KEPT) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,6 +35,23 @@ def power_step(matrix: Tensor, u: Tensor, v: Tensor, steps: int, kept: float = K
         u = torch.addmv(u, matrix, v, beta=kept)
         u = u / torch.linalg.vector_norm(u)
         v = torch.addmv(v, matrix.t(), u, beta=kept)
+        sigma = torch.linalg.vector_norm(v)
+        v = v / sigma
+    return u, v, sigma
+
+
+def power_step_of_large(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`power_step` with all threads: a product with a vector takes one in BLAS, those of several blocks take many."""
+    parts = math.gcd(torch.get_num_threads(), matrix.shape[0]) if matrix.is_cpu and matrix.is_contiguous() else 1
+    if parts == 1:
+        return power_step(matrix, u, v, steps)
+    blocks = matrix.view(parts, -1, matrix.shape[1])
+    sigma = v.new_zeros(())
+    for _ in range(steps):
+        right = v.expand(parts, 1, -1)
+        u = torch.add(torch.bmm(right, blocks.transpose(1, 2)).view(-1), u, alpha=KEPT)
+        u = u / torch.linalg.vector_norm(u)
+        v = torch.add(torch.bmm(u.view(parts, 1, -1), blocks).sum((0, 1)), v, alpha=KEPT)
         sigma = torch.linalg.vector_norm(v)
         v = v / sigma
     return u, v, sigma

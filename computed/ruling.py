@@ -52,11 +52,10 @@ class Ruling(Reading):
         compiling = torch.compiler.is_compiling()
         if not (self.training or compiling) or self.links[-1].module.disabled:
             return NotImplemented
-        layer = Layer.of(
-            func, [self._beside(one) for one in args], {key: self._beside(one) for key, one in kwargs.items()}
-        )
-        side = "weight" if layer is None else scaled_side(self.shape, layer.given, layer.made)
-        if layer is None or side == "weight":
+        layer = Layer(func, *args, **kwargs)
+        layer.bias = resolved(layer.bias)
+        side = scaled_side(self.shape, layer.given, layer.made)
+        if side == "weight" or not layer.fits():
             return NotImplemented
         if compiling:
             raw = self.raw_tensors()[0]
@@ -66,13 +65,13 @@ class Ruling(Reading):
         factors = self._held_factors()
         return NotImplemented if factors is None else layer.scaled(side, factors.weight, factors.scale)
 
-    def _beside(self, argument: Any) -> Any:
-        return argument if argument is self else resolved(argument)
-
     def _held_factors(self) -> Factors | None:
         """The raw and its scale, held as a value is; None where they cannot be."""
         if inside_transform() or is_jit_tracing() or is_fx_tracing():
             return None
+        factors = self._factors
+        if factors is not None and self._untouched() and factors.usable():
+            return factors
         with LOCK:
             self.absorb()
             if self.waits():

@@ -31,6 +31,8 @@ DIMENSIONS: dict[Callable[..., Any], int] = {
 # that they spare (measured: 64 x 64 x 3 x 3 breaks even).
 WORTH = 1 << 16
 
+Number = float | Tensor
+
 
 class Scaled(abc.ABC):
     """A constraint of one raw with ``value = raw * scale``, where ``scale`` is one number that depends on the raw."""
@@ -40,7 +42,7 @@ class Scaled(abc.ABC):
         """The scale as part of a graph that is compiled, with whatever state goes with it."""
 
     @abc.abstractmethod
-    def scale_stepped(self, raw: Tensor) -> tuple[State, Tensor, Tensor]:
+    def scale_stepped(self, raw: Tensor) -> tuple[State, Number, Number]:
         """The state after one step, the scale, and its derivative by the number that it is taken from."""
 
     @abc.abstractmethod
@@ -48,7 +50,7 @@ class Scaled(abc.ABC):
         """The scale for a given state, differentiable in ``raw`` to any order."""
 
     @abc.abstractmethod
-    def add_gradient_(self, gradient: Tensor, state: Sequence[Tensor], factor: Tensor) -> None:
+    def add_gradient_(self, gradient: Tensor, state: Sequence[Tensor], factor: Number) -> None:
         """Add ``factor`` times the derivative of the number that the scale is taken from, in place."""
 
 
@@ -86,13 +88,12 @@ class Layer:
         self.given = input.numel()
         self.made = _entries_made(op, input, weight.shape, args[0] if args else settings.get("stride", 1))
 
-    @classmethod
-    def of(cls, op: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> "Layer | None":
-        """The layer of a call with plain tensors beside the weight; None for any other."""
-        layer = cls(op, *args, **kwargs)
-        # a bias of another dtype is an error, which the value tells
-        fits = layer.bias is None or (isinstance(layer.bias, Tensor) and layer.bias.dtype == layer.dtype)
-        return layer if fits and isinstance(layer.input, Tensor) else None
+    def fits(self) -> bool:
+        """Whether plain tensors stand beside the weight, and a bias of its dtype: another is an error, to be told."""
+        bias = self.bias
+        return isinstance(self.input, Tensor) and (
+            bias is None or (isinstance(bias, Tensor) and bias.dtype == self.dtype)
+        )
 
     def scaled(self, side: str, weight: Tensor, scale: Tensor) -> Tensor:
         """``op(input, scale * weight, bias)`` with the input or the output scaled."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -123,9 +124,18 @@ def usage_of(host: nn.Module, attribute: str) -> Usage:
     convolution = convolution_of(host, attribute)
     if convolution is not None:
         return Usage(class_of(host), 1 if convolution.transposed else 0, convolution)
-    ancestors = ((cls.__module__.partition(".")[0], cls.__name__) for cls in class_of(host).__mro__)
-    flipped = attribute == "weight" and ("transformers", "Conv1D") in ancestors
-    return Usage(class_of(host), 1 if flipped else None)
+    kind = class_of(host)
+    if attribute != "weight":
+        return Usage(kind, None)
+    usage = _usages.get(kind)
+    if usage is None:
+        ancestors = ((cls.__module__.partition(".")[0], cls.__name__) for cls in kind.__mro__)
+        _usages[kind] = usage = Usage(kind, 1 if ("transformers", "Conv1D") in ancestors else None)
+    return usage
+
+
+# of the weights of classes without a geometry: found once
+_usages: "WeakKeyDictionary[type[nn.Module], Usage]" = WeakKeyDictionary()
 
 
 def convolution_of(host: nn.Module, attribute: str) -> Convolution | None:

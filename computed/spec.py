@@ -5,6 +5,7 @@ import math
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from computed.spec_error import SpecError as SpecError
 from computed.spec_reading import read_chain
@@ -40,6 +41,7 @@ class Call:
         return f"{self.name}({', '.join(written)})" if written else self.name
 
 
+@lru_cache(maxsize=1024)  # a rule has one text, and as many sites as it matches
 def parse_spec(text: str) -> tuple[Call, ...]:
     """The calls of a chain, in the order in which they are applied: from left to right.
 

@@ -17,7 +17,7 @@ from computed.living import living
 from computed.parameter import ComputedParameter
 from computed.settling import LOCK
 from computed.team import form_teams
-from computed.torch_private import foreach_copy_
+from computed.torch_private import foreach_copy_, outside_compilation
 
 Key = tuple[int, int]
 Slots = tuple[tuple[dict[str, Any], str], ...]
@@ -27,7 +27,7 @@ _formed: "weakref.WeakKeyDictionary[Optimizer, list[int]]" = weakref.WeakKeyDict
 _known: "weakref.WeakKeyDictionary[Optimizer, tuple[Key, list[Moved]]]" = weakref.WeakKeyDictionary()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@outside_compilation
 def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Tell every computed parameter whose raws the optimizer is about to move."""
     moved = [

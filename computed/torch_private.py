@@ -71,6 +71,9 @@ def _fused_backward() -> Callable[..., tuple[Tensor, Tensor]] | None:
 weight_norm_backward: Callable[..., tuple[Tensor, Tensor]] | None = _fused_backward()
 
 
+# `torch.compiler.disable`, which imports the compiler only when what it decorates is called: that takes a second
+outside_compilation: Callable[..., Any] = torch._compile._disable_dynamo
+
 # bound once: a read of a held value asks all of these, and an attribute chain costs more than the call
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack

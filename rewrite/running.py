@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
 
+from computed.uncollected import uncollected
 from rewrite.code import Weight
 from rewrite.codes import CODES
 from rewrite.diagnostics import Diagnostic
@@ -19,7 +20,6 @@ from rewrite.prefilter import Prefilter
 from rewrite.project import module_name
 from rewrite.rewriting import How, rewrite_sources
 from rewrite.source import Source, UnreadableError
-from rewrite.uncollected import uncollected
 from rewrite.writing import UnwritableError, write_atomically
 from surgery.rules.ruleset import RuleSet
 

@@ -11,6 +11,7 @@ from computed.parameter import ComputedParameter
 from computed.placement import place
 from computed.preparing import assemble
 from computed.torch_private import rebuild_flat_weights
+from computed.uncollected import uncollected
 from surgery.declared_ties import redeclare
 from surgery.history import forget, next_number, remember
 from surgery.optimizers import Exchange, Following, standing
@@ -21,6 +22,7 @@ from surgery.staleness import replacements
 from surgery.storing import stays_trained
 
 
+@uncollected()
 def carry_out(
     model: nn.Module, rows: Iterable[PlannedSite], optimizers: Sequence[Optimizer] = (), *, keep_undo: bool = False
 ) -> Record:

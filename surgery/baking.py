@@ -10,12 +10,13 @@ from torch.optim import Optimizer
 
 from computed.parameter import ComputedParameter
 from computed.placement import put_back
+from computed.uncollected import uncollected
 from surgery.declared_ties import redeclare
 from surgery.errors import SurgeryError
 from surgery.finding import Found, find
 from surgery.graph.passes.plain_reads import with_plain_reads
 from surgery.history import release_disturbed
-from surgery.listing import found_computed
+from surgery.matching import chosen_by
 from surgery.optimizers import Exchange, Following, Optimizers, listed, standing
 from surgery.staleness import replacements
 from surgery.storing import numbers, stays_trained
@@ -59,10 +60,12 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None, *, optim
     return bake_in_place(model, patterns, listed(optimizer))
 
 
+@uncollected()
 def bake_in_place(model: nn.Module, patterns: str | Iterable[str] | None, optimizers: Sequence[Optimizer]) -> nn.Module:
     """Bake what ``patterns`` match; see `bake`."""
-    chosen = found_computed(model, patterns, "bake")
-    total = sum(one.computed is not None for one in find(model))
+    every = [one for one in find(model) if one.computed is not None]
+    chosen = every if patterns is None else chosen_by(patterns, every, model, "bake", "computed parameter")
+    total = len(every)
     # evaluated before anything is changed: an error leaves the model as it was
     values = [(one, one.computed.baked_value()) for one in chosen if one.computed is not None]
     before = sum(numbers(one.subject)[0] for one in chosen)

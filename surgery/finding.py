@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -128,4 +129,11 @@ def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...], holde
 
 def type_names(host: nn.Module) -> tuple[str, ...]:
     """The names of the classes in the method resolution order of ``host``."""
-    return tuple(cls.__name__ for cls in class_of(host).__mro__)
+    kind = class_of(host)
+    names = _names.get(kind)
+    if names is None:
+        _names[kind] = names = tuple(cls.__name__ for cls in kind.__mro__)
+    return names
+
+
+_names: "WeakKeyDictionary[type[nn.Module], tuple[str, ...]]" = WeakKeyDictionary()

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.optim import Optimizer
 
+from computed.uncollected import uncollected
 from surgery.applying import carry_out
 from surgery.errors import PlanError, SurgeryError
 from surgery.evidence import Evidence, evidence_of
-from surgery.finding import find
 from surgery.graph.arguments import call_of, example_of
 from surgery.graph.choosing import resolved, uses_by_trace, uses_in_export
 from surgery.graph.exporting import exported
@@ -69,6 +69,7 @@ class Plan(Tabular):
         """One line; ``str`` is the table."""
         return f"Plan({len(self.sites)} sites, {len(self.problems)} problems)"
 
+    @uncollected()
     def apply(self, *, optimizer: Optimizers = None, keep_undo: bool = True) -> Undo:
         """Do what the plan says, all of it or nothing; returns an `Undo`. ``optimizer`` is as in `apply_constraints`.
 
@@ -110,6 +111,7 @@ class Plan(Tabular):
         return tuple(row.row() for row in self.sites), self.problems, self.notes, self.untouched
 
 
+@uncollected()
 def plan(
     model: nn.Module,
     rules: Rules,
@@ -187,7 +189,7 @@ def _plan_of(model: nn.Module, made: Draft) -> Plan:
         trainable,
         trainable + sum(row.trainable_after - row.trainable_before for row in made.rows),
         model,
-        evidence_of(find(model), tuple(row.found for row in made.rows)),
+        evidence_of(made.found, tuple(row.found for row in made.rows)),
     )
 
 

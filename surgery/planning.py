@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from computed.resolving import build
 from computed.spec import parse_spec
+from computed.uncollected import uncollected
 from surgery.adapter_advice import training_advice
 from surgery.agreeing import Agreement, agreed
 from surgery.errors import SurgeryError
@@ -50,13 +51,17 @@ class Options:
 
 @dataclass(frozen=True)
 class Draft:
-    """What planning found: rows in the order of the model, problems that forbid it, notes that do not, advice."""
+    """What planning found: rows in the order of the model, problems that forbid it, notes that do not, advice.
+
+    ``found`` is all that stands in the model.
+    """
 
     rows: tuple[PlannedSite, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     untouched: int
     advice: tuple[str, ...] = ()
+    found: tuple[Found, ...] = ()
 
 
 class Surroundings(NamedTuple):
@@ -67,6 +72,7 @@ class Surroundings(NamedTuple):
     agreement: Agreement
 
 
+@uncollected()
 def draft(model: nn.Module, rules: Rules, options: Options, resolve: Resolve | None = None) -> Draft:
     """Match ``rules`` over ``model`` and propose a change for each site that one of them decides.
 
@@ -81,7 +87,7 @@ def draft(model: nn.Module, rules: Rules, options: Options, resolve: Resolve | N
     problems += ruleset.refused_operations("tree") if resolve is None else ()
     broken = argument_problems(ruleset)
     problems += tuple(broken.values())
-    found = find(model)
+    found = everything = find(model)
     shared = overlapping(found)
     if options.tie == "split":
         found = tuple(part for one in found for part in parts_of(one))
@@ -105,7 +111,7 @@ def draft(model: nn.Module, rules: Rules, options: Options, resolve: Resolve | N
     undecided = [one for one, index in zip(found, decision.winner, strict=True) if index is None]
     constrains = any(row.changes and row.action is not Action.FREEZE for row in rows)
     advice = (training_advice(rows, undecided), saving_advice(model) if constrains else None)
-    return replace(made, advice=tuple(text for text in advice if text is not None))
+    return replace(made, advice=tuple(text for text in advice if text is not None), found=everything)
 
 
 def _judged(

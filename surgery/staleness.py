@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from computed.torch_private import outside_compilation
 from surgery.errors import StaleOptimizerError
 from surgery.optimizers import Exchange, parameters_held
 
@@ -107,7 +107,7 @@ def living_optimizers() -> list[Optimizer]:
 replacements = Replacements()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator] # torch's has no annotations
+@outside_compilation
 def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuse a step that would train what has been replaced."""
     stale = replacements.stale(optimizer)

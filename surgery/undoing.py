@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from computed.uncollected import uncollected
 from surgery.errors import UndoError
 from surgery.history import drop, latest
 from surgery.restoring import Record
@@ -32,6 +33,7 @@ class Undo:
         return undo(self.model)
 
 
+@uncollected()
 def undo(model: nn.Module) -> nn.Module:
     """Take back the last apply on ``model`` or on a module inside it, whichever call made it; returns the model.
 

@@ -96,3 +96,17 @@ def scale_and_slope(sigma: Tensor, target: float, eps: float, caps: bool) -> tup
     scale = scale_of(sigma, target, eps, caps)
     depends = (sigma > eps) & (scale != 1) if caps else sigma > eps
     return scale, scale * depends / -sigma.clamp_min(eps)
+
+
+def scales_and_slopes(sigma: Tensor, target: float, eps: float, caps: bool) -> tuple[list[float], list[float]]:
+    """`scale_and_slope` of numbers in main memory, as numbers: a call of torch takes ten times as long as all of it."""
+    slack = 4e-15 if sigma.dtype == torch.float64 else 2e-6
+    largest = target * (1 + slack) if caps else -1.0
+    scales, slopes = [], []
+    for number in sigma.reshape(-1).tolist():
+        clamped = max(number, eps)
+        capped = caps and not number > largest
+        scale = 1.0 if capped else target / clamped
+        scales.append(scale)
+        slopes.append(0.0 if capped or not number > eps else -scale / clamped)
+    return scales, slopes

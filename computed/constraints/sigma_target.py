@@ -10,10 +10,16 @@ from torch import Tensor
 from computed.constraint import IteratedConstraint, Preimage, State
 from computed.constraints.describing import Described
 from computed.constraints.refusing import require, whole_number
-from computed.constraints.sigma_scaling import SigmaScaling, scale_and_slope, scale_of, sigma_along
+from computed.constraints.sigma_scaling import (
+    SigmaScaling,
+    scale_and_slope,
+    scale_of,
+    scales_and_slopes,
+    sigma_along,
+)
 from computed.linalg import as_matrix, like_weight
 from computed.memory_order import add_outer_
-from computed.scaled import Scaled
+from computed.scaled import Number, Scaled
 
 # Singular values from which float32 squares safely; a raw outside is scaled into it when it is made.
 SAFE = (1e-15, 1e15)
@@ -89,10 +95,19 @@ class SigmaTarget(Described, IteratedConstraint, Scaled, abc.ABC):
             return scale_of(sigma, self.norm, self.eps, False)
         return scale_of(sigma, bound, self.eps, True)
 
-    def scale_stepped(self, raw: Tensor) -> tuple[State, Tensor, Tensor]:
+    def scale_stepped(self, raw: Tensor) -> tuple[State, Number, Number]:
         """The state, the scale and its derivative by sigma after one evaluation's step."""
         state, sigma = self.stepped(raw)
-        return state, *scale_and_slope(sigma, self.target(), self.eps, self.bound is not None)
+        scales, slopes = self.scales_for(sigma.reshape(1))
+        return state, scales[0], slopes[0]
+
+    def scales_for(self, sigmas: Tensor) -> tuple[Sequence[Number], Sequence[Number]]:
+        """Scales and their derivatives by sigma; as numbers in main memory, where reading them waits for nothing."""
+        settings = self.target(), self.eps, self.bound is not None
+        if sigmas.is_cpu:
+            return scales_and_slopes(sigmas, *settings)
+        scales, slopes = scale_and_slope(sigmas, *settings)
+        return scales.unbind(), slopes.unbind()
 
     def next_state(self, raw: Tensor) -> State:
         """The state after one evaluation's step."""
@@ -102,10 +117,13 @@ class SigmaTarget(Described, IteratedConstraint, Scaled, abc.ABC):
         """The scale as a function of ``raw``, for constant ``u`` and ``v``."""
         return self.scale_for(raw, state[0], state[1])
 
-    def add_gradient_(self, gradient: Tensor, state: Sequence[Tensor], factor: Tensor) -> None:
+    def add_gradient_(self, gradient: Tensor, state: Sequence[Tensor], factor: Number) -> None:
         """Add ``factor u vᵀ``, or as many as there are pairs."""
-        for u, v in zip(torch.atleast_2d(state[0]), torch.atleast_2d(state[1]), strict=True):
-            add_outer_(gradient, self.rows, u * factor, v)
+        if state[0].dim() == 1:
+            add_outer_(gradient, self.rows, state[0], state[1], factor)
+            return
+        for u, v in zip(state[0], state[1], strict=True):
+            add_outer_(gradient, self.rows, u, v, factor)
 
     def target(self) -> float:
         """The norm or the bound."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from computed.linalg import as_matrix
 from computed.memory_order import add_outer_, in_memory
+from computed.scaled import Number
 from computed.torch_private import foreach_mul
 
 
@@ -20,8 +21,8 @@ class ScaledOne(NamedTuple):
 
     raw: Tensor
     rows: int
-    scale: Tensor
-    slope: Tensor
+    scale: Number
+    slope: Number
     u: Tensor
     v: Tensor
 
@@ -36,9 +37,10 @@ class ScaledOne(NamedTuple):
             return [None]
         if given.stride() != self.raw.stride():
             given = torch.empty_like(self.raw).copy_(given)
-        along = torch.dot(in_memory(given), in_memory(self.raw)) * self.slope
+        along = torch.dot(in_memory(given), in_memory(self.raw))
+        factor = float(along) * self.slope if isinstance(self.slope, float) else along * self.slope
         gradient = given * self.scale
-        add_outer_(gradient, self.rows, self.u * along, self.v)
+        add_outer_(gradient, self.rows, self.u, self.v, factor)
         return [gradient]
 
 
@@ -47,17 +49,14 @@ class ScaledMany(NamedTuple):
 
     matrices: Tensor
     rows: int
-    scales: Tensor
-    slopes: Tensor
+    scales: Sequence[Number]
+    slopes: Sequence[Number]
     u: Tensor
     v: Tensor
 
     def values(self, raws: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The weights times their scales, each in memory of its own.
-
-        In main memory a number costs less than a tensor; elsewhere to read it would wait.
-        """
-        return foreach_mul(raws, self.scales.tolist() if self.scales.is_cpu else self.scales.unbind())
+        """The weights times their scales, each in memory of its own."""
+        return foreach_mul(raws, self.scales)
 
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """The gradients; of a weight that was not used None, as if that of its value were zero."""
@@ -68,11 +67,18 @@ class ScaledMany(NamedTuple):
         if len(given) < len(cotangents):
             given = [torch.zeros_like(like) if one is None else one for one in cotangents]
         g = stacked(given, self.rows)
-        along = self.slopes * (g * self.matrices).sum((1, 2))
-        lefts = (self.u * along.unsqueeze(1)).unsqueeze(2)
-        whole = torch.addcmul(g * self.scales.view(-1, 1, 1), lefts, self.v.unsqueeze(1))
+        slopes, scales = as_tensor(self.slopes, g), as_tensor(self.scales, g)
+        lefts = (self.u * (slopes * (g * self.matrices).sum((1, 2))).unsqueeze(1)).unsqueeze(2)
+        whole = torch.addcmul(g * scales.view(-1, 1, 1), lefts, self.v.unsqueeze(1))
         parts = apart(whole, like, self.rows)
         return [None if one is None else part for one, part in zip(cotangents, parts, strict=True)]
+
+
+def as_tensor(numbers: Sequence[Number], like: Tensor) -> Tensor:
+    """Numbers as a tensor (k)."""
+    if isinstance(numbers[0], Tensor):
+        return torch.stack([number for number in numbers if isinstance(number, Tensor)])
+    return torch.tensor(numbers, dtype=like.dtype)
 
 
 def stacked(weights: Sequence[Tensor], rows: int) -> Tensor:

@@ -8,12 +8,11 @@ from torch import Tensor
 
 from computed.constraint import State
 from computed.constraints.refusing import resolved_dim, whole_number, why_not_matrix
-from computed.constraints.sigma_scaling import scale_and_slope
 from computed.constraints.sigma_target import SigmaTarget
 from computed.constraints.sigma_together import ScaledMany, ScaledOne, stacked
 from computed.linalg import as_matrix
 from computed.memory_order import columns_in_memory, matrix_by, vector_back, vector_by
-from computed.power_iteration import SMALL, power_step, power_step_of_small
+from computed.power_iteration import is_small, power_step, power_step_of_large, power_step_of_small
 from computed.singular_values import largest_singular_value, leading_vectors
 from computed.site import Site
 from computed.together import Evaluated, Together
@@ -121,11 +120,11 @@ class Spectral(SigmaTarget, Together):
         weight = raw.detach()
         order = columns_in_memory(weight, self.rows)
         matrix, v = matrix_by(weight, self.rows, order), vector_by(self.v, weight, self.rows, order)
-        if matrix.numel() < SMALL:
+        if is_small(*matrix.shape):
             found = power_step_of_small(matrix[None], self.u[None], v[None], self.n_power_iterations)
             u, v, sigma = (each[0] for each in found)
         else:
-            u, v, sigma = power_step(matrix, self.u, v, self.n_power_iterations)
+            u, v, sigma = power_step_of_large(matrix, self.u, v, self.n_power_iterations)
         return (u, vector_back(v, weight, self.rows, order)), sigma
 
     def kind(self) -> Hashable:
@@ -134,7 +133,8 @@ class Spectral(SigmaTarget, Together):
 
     def takes_many(self, raw: Tensor) -> bool:
         """Small weights whose matrices lie in memory as they are."""
-        return raw.numel() < SMALL and columns_in_memory(raw, self.rows) is None
+        rows = raw.shape[self.rows]
+        return is_small(rows, raw.numel() // rows) and columns_in_memory(raw, self.rows) is None
 
     def evaluate_together(self, those: Sequence["Spectral"], raws: Sequence[Tensor]) -> Evaluated:
         """The scaled weights: one power step each, and what it finds is the norm."""
@@ -145,8 +145,7 @@ class Spectral(SigmaTarget, Together):
         matrices = stacked(raws, self.rows)
         u, v = map(torch.stack, zip(*[one.state() for one in those], strict=True))
         u, v, sigmas = power_step_of_small(matrices, u, v, self.n_power_iterations)
-        scales, slopes = scale_and_slope(sigmas, self.target(), self.eps, self.bound is not None)
-        many = ScaledMany(matrices, self.rows, scales, slopes, u, v)
+        many = ScaledMany(matrices, self.rows, *self.scales_for(sigmas), u, v)
         return Evaluated(many.values(raws), list(zip(u.unbind(), v.unbind(), strict=True)), many)
 
     def gradients_together(self, kept: Any, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
