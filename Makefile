@@ -30,8 +30,8 @@ test-full: lint ## every test at its full size; writes docs/evidence.md
 test-latest: $(LATEST)/made ## every test on the newest torch, in an environment of its own
 	@COMPUTED_SURGERY_SIZE=small $(LATEST)/bin/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
-bench: .venv ## what a computed parameter costs, in figures; writes docs/benchmarks.md
-	@$(RUN) -m benchmarks
+bench: $(PEERS)/made ## what a computed parameter costs, in figures; writes docs/benchmarks.md
+	@$(PEERS)/bin/python -m benchmarks
 
 bench-peers: $(PEERS)/made ## constraints beside those of other libraries, in figures; writes docs/benchmarks-peers.md
 	@$(PEERS)/bin/python -m benchmarks peers

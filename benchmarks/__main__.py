@@ -1,7 +1,7 @@
 """Run every benchmark in a process of its own, print what it prints, and write the page.
 
-``python -m benchmarks`` writes docs/benchmarks.md; ``python -m benchmarks peers``, where other libraries are installed,
-docs/benchmarks-peers.md.
+``python -m benchmarks`` writes docs/benchmarks.md, and keeps it in benchmarks/results by its date;
+``python -m benchmarks peers`` writes docs/benchmarks-peers.md.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("reading", "minilm", "training", "rewriting")
+NAMES = ("speed", "reading", "minilm", "training", "adapters", "loading", "memory", "rewriting")
 OF_PEERS = ("constraints",)
+RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """# Benchmarks
 
 What a computed parameter costs, beside what it replaces: `make bench` writes this page. Candidates take turns in one
@@ -38,7 +40,7 @@ class Page:
     options: tuple[str, ...]
 
 
-OWN = Page(NAMES, ROOT / "docs" / "benchmarks.md", HEAD, ("-W", "error::UserWarning"))
+OWN = Page(NAMES, ROOT / "docs" / "benchmarks.md", HEAD, ("-W", "ignore"))
 # other libraries warn of much that is not about this one
 PEERS = Page(OF_PEERS, ROOT / "docs" / "benchmarks-peers.md", HEAD_OF_PEERS, ("-W", "ignore"))
 
@@ -71,7 +73,11 @@ def main(page: Page = OWN) -> None:
         print(f"\nbenchmarks.{name}\n{'-' * (11 + len(name))}")
         sections.append(section(name, run(name, page)))
     page.path.parent.mkdir(exist_ok=True)
-    page.path.write_text(page.head + "".join(sections))
+    text = page.head + "".join(sections)
+    page.path.write_text(text)
+    if page is OWN:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{datetime.now(UTC):%Y-%m-%d}.md").write_text(text)
     print(f"\nwritten: {os.path.relpath(page.path)}")
 
 

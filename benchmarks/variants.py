@@ -26,25 +26,40 @@ class Variant:
     within: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
 
-def spectral_variants(plain: nn.Module, kind: type[nn.Module], weights: tuple[str, ...]) -> dict[str, Variant]:
-    """``plain`` with the largest singular value of ``weights`` of each host of ``kind`` set to one, by each library."""
+def spectral_variants(
+    plain: nn.Module, kind: type[nn.Module], weights: tuple[str, ...], only: str | None = None
+) -> dict[str, Variant]:
+    """``plain`` with the largest singular value of ``weights`` of each host of ``kind`` set to one, by each library.
+
+    ``only`` one of them, where that is asked for: the others would take memory.
+    """
+    makers: dict[str, Callable[[], Variant]] = {
+        PLAIN: lambda: Variant(plain),
+        OURS: lambda: Variant(_ours(copy.deepcopy(plain), kind, weights)),
+        TORCH: lambda: Variant(_theirs(copy.deepcopy(plain), kind, weights)),
+        CACHED: lambda: Variant(_theirs(copy.deepcopy(plain), kind, weights), _cached),
+        HOOKS: lambda: Variant(_hooked(copy.deepcopy(plain), kind, weights)),
+    }
+    return {name: make() for name, make in makers.items() if only in (None, name)}
+
+
+def _ours(model: nn.Module, kind: type[nn.Module], weights: tuple[str, ...]) -> nn.Module:
     rules = {f"*@{kind.__name__}.{name}": "spectral" for name in weights}
-    ours = surgery.apply_constraints(copy.deepcopy(plain), rules, keep_undo=False)
-    theirs = copy.deepcopy(plain)
-    for host, name in _hosts(theirs, kind, weights):
+    return surgery.apply_constraints(model, rules, keep_undo=False)
+
+
+def _theirs(model: nn.Module, kind: type[nn.Module], weights: tuple[str, ...]) -> nn.Module:
+    for host, name in _hosts(model, kind, weights):
         parametrizations.spectral_norm(host, name)
-    hooked = copy.deepcopy(plain)
+    return model
+
+
+def _hooked(model: nn.Module, kind: type[nn.Module], weights: tuple[str, ...]) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # it tells of the way that is measured beside it
-        for host, name in _hosts(hooked, kind, weights):
+        for host, name in _hosts(model, kind, weights):
             hooked_spectral_norm(host, name)
-    return {
-        PLAIN: Variant(plain),
-        OURS: Variant(ours),
-        TORCH: Variant(theirs),
-        CACHED: Variant(copy.deepcopy(theirs), _cached),
-        HOOKS: Variant(hooked),
-    }
+    return model
 
 
 def only(variants: Mapping[str, Variant], *names: str) -> dict[str, Variant]:

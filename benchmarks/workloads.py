@@ -123,16 +123,14 @@ def workloads() -> list[Workload]:
 
 def steps() -> list[Workload]:
     """Steps of training."""
-    r18, mlp = networks.resnet18, networks.perceptron
+    r18, r50, mlp = networks.resnet18, networks.resnet50, networks.perceptron
     of_r18 = candidates(r18, training(images(8)), *ALL)
     of_mlp = candidates(mlp, training(rows(64, 64)), *ALL)
     return [
         Workload("ResNet-18, 64 px, batch 8, step", of_r18),
         Workload("ResNet-18, 64 px, batch 8, step", of_r18, threads=2),
         Workload("ResNet-18, 64 px, batch 1, step", candidates(r18, training(images(1)), *ALL)),
-        Workload(
-            "ResNet-50, 64 px, batch 4, step", candidates(networks.resnet50, training(images(4)), *ALL), rounds=21
-        ),
+        Workload("ResNet-50, 64 px, batch 4, step", candidates(r50, training(images(4)), *ALL), rounds=21),
         Workload("12 x Linear(64), 64 rows, step", of_mlp, calls=10, rounds=101),
         *[
             Workload(f"Linear(4096, 4096), {n} rows, step", candidates(_wide, training(rows(n, 4096)), *ALL), rounds=21)
@@ -143,14 +141,13 @@ def steps() -> list[Workload]:
 
 def evals() -> list[Workload]:
     """Forwards."""
-    r18, r50, mlp = networks.resnet18, networks.resnet50, networks.perceptron
+    r18, r50 = networks.resnet18, networks.resnet50
+    of_mlp = candidates(networks.perceptron, inference(rows(64, 64)), *ALL)
     return [
         Workload("ResNet-18, 64 px, batch 8, eval", candidates(r18, inference(images(8)), *ALL), rounds=101),
         Workload("ResNet-18, 64 px, batch 1, eval", candidates(r18, inference(images(1)), *ALL), rounds=101),
         Workload("ResNet-50, 64 px, batch 4, eval", candidates(r50, inference(images(4)), *ALL), rounds=61),
-        Workload(
-            "12 x Linear(64), 64 rows, eval", candidates(mlp, inference(rows(64, 64)), *ALL), calls=20, rounds=101
-        ),
+        Workload("12 x Linear(64), 64 rows, eval", of_mlp, calls=20, rounds=101),
     ]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from computed.chain import Link, overrides_op_rule
 from computed.constraint import State
@@ -58,6 +58,11 @@ def has_rules(links: Sequence[Link], shape: Sequence[int]) -> bool:
     """Whether layers may be done without the value of a chain; small weights never are, and need not ask."""
     scaled = len(links) == 1 and isinstance(links[0].module, Scaled) and math.prod(shape) >= WORTH
     return scaled or overrides_op_rule(links[-1])
+
+
+def make_values(parameter: nn.Module) -> None:
+    """Let layers of a computed parameter be done with its value from now on, where only its scale stood for it."""
+    vars(parameter)["ruled"] = overrides_op_rule(vars(parameter)["links"][-1])
 
 
 def scaled_side(weight: Sequence[int], given: int, made: int) -> str:

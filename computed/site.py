@@ -127,15 +127,15 @@ def usage_of(host: nn.Module, attribute: str) -> Usage:
     kind = class_of(host)
     if attribute != "weight":
         return Usage(kind, None)
-    usage = _usages.get(kind)
-    if usage is None:
+    flipped = _flipped.get(kind)
+    if flipped is None:
         ancestors = ((cls.__module__.partition(".")[0], cls.__name__) for cls in kind.__mro__)
-        _usages[kind] = usage = Usage(kind, 1 if ("transformers", "Conv1D") in ancestors else None)
-    return usage
+        _flipped[kind] = flipped = ("transformers", "Conv1D") in ancestors
+    return Usage(kind, 1 if flipped else None)
 
 
-# of the weights of classes without a geometry: found once
-_usages: "WeakKeyDictionary[type[nn.Module], Usage]" = WeakKeyDictionary()
+# classes whose weights are (in, out) without being those of a convolution: found once for each
+_flipped: "WeakKeyDictionary[type[nn.Module], bool]" = WeakKeyDictionary()
 
 
 def convolution_of(host: nn.Module, attribute: str) -> Convolution | None:

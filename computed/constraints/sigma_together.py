@@ -68,7 +68,7 @@ class ScaledMany(NamedTuple):
             given = [torch.zeros_like(like) if one is None else one for one in cotangents]
         g = stacked(given, self.rows)
         slopes, scales = as_tensor(self.slopes, g), as_tensor(self.scales, g)
-        lefts = (self.u * (slopes * (g * self.matrices).sum((1, 2))).unsqueeze(1)).unsqueeze(2)
+        lefts = (self.u * (slopes * (g * self.matrices).sum(2).sum(1)).unsqueeze(1)).unsqueeze(2)
         whole = torch.addcmul(g * scales.view(-1, 1, 1), lefts, self.v.unsqueeze(1))
         parts = apart(whole, like, self.rows)
         return [None if one is None else part for one, part in zip(cotangents, parts, strict=True)]

@@ -138,7 +138,7 @@ class Spectral(SigmaTarget, Together):
 
     def evaluate_together(self, those: Sequence["Spectral"], raws: Sequence[Tensor]) -> Evaluated:
         """The scaled weights: one power step each, and what it finds is the norm."""
-        if len(raws) == 1:
+        if not self.takes_many(raws[0]):
             state, scale, slope = self.scale_stepped(raws[0])
             one = ScaledOne(raws[0], self.rows, scale, slope, *state)
             return Evaluated([one.value()], [state], one)

@@ -236,3 +236,23 @@ def test_a_step_writes_where_raws_are(spec: str, size: int) -> None:
         optimizer.step()
         if turn:  # the first may move what apply shared with others
             assert places == [raw.const_data_ptr() for raw in model.parameters()]
+
+
+@pytest.mark.parametrize("sizes", [(16, 16), (200, 200), (255, 257)])
+def test_what_is_taken_up_again_goes_on_bit_for_bit(sizes: tuple[int, int]) -> None:
+    """A copy forms its teams anew: its first step is evaluated one by one, to the same bits, gradients included."""
+    torch.manual_seed(0)
+    n, m = sizes
+    model = nn.Sequential(nn.Linear(n, m), nn.Tanh(), nn.Linear(m, n), nn.Tanh(), nn.Linear(n, m))
+    model, optimizer = trained(model)
+    for _ in range(3):
+        step(model, optimizer, torch.randn(4, n))
+    again = copy.deepcopy(model)
+    resumed = torch.optim.SGD(again.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in range(3):
+        x = torch.randn(4, n)
+        step(model, optimizer, x)
+        step(again, resumed, x)
+        for (name, one), other in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
+            assert torch.equal(one, other), name

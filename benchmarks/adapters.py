@@ -1,0 +1,94 @@
+"""Fine-tuning all-MiniLM-L6-v2 with adapters of rank 16, beside PEFT's.
+
+A step of AdamW on 8 x 16 random tokens, on one thread, by turns in one process: ``W`` frozen, the queries and values of
+every layer adapted. The plain model trains those weights themselves. Then what merging and taking back leaves of the
+weights: ours is baked and undone, PEFT's merged and unmerged.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import surgery
+from benchmarks.timing import interleaved, machine, table
+from examples.pretrained_minilm import load, weights_folder
+
+RANK = 16
+RULES = {"*": "frozen", "encoder.*.{query,value}.weight": f"lora({RANK}, alpha={RANK})"}
+ADAPTED = ("query.weight", "value.weight")
+ROUNDS = 31
+
+
+def adapted(plain: nn.Module) -> dict[str, nn.Module]:
+    """The plain model with the adapted weights trained, ours, and PEFT's where it is installed."""
+    trained = copy.deepcopy(plain)
+    for name, parameter in trained.named_parameters():
+        parameter.requires_grad_(name.endswith(ADAPTED))
+    found = {"plain": trained, "computed-surgery": surgery.apply_constraints(copy.deepcopy(plain), RULES)}
+    if importlib.util.find_spec("peft") is not None:
+        import peft
+
+        config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["query", "value"])
+        found["PEFT"] = peft.get_peft_model(copy.deepcopy(plain), config)  # type: ignore[arg-type] # any module
+    return found
+
+
+def step_of(model: nn.Module) -> Callable[[], object]:
+    """One step of training on the same tokens each time."""
+    tokens = torch.randint(1000, 30000, (8, 16), generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.AdamW([raw for raw in model.parameters() if raw.requires_grad], lr=1e-4)
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(tokens).last_hidden_state.square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def changed_entries(models: dict[str, nn.Module], plain: nn.Module) -> list[tuple[str, str]]:
+    """How many entries of the adapted weights differ from the pretrained ones when all is taken back."""
+    before = {name: value for name, value in plain.state_dict().items() if name.endswith(ADAPTED)}
+    found = [("computed-surgery", surgery.undo(models["computed-surgery"]).state_dict())]
+    if "PEFT" in models:
+        theirs: Any = models["PEFT"]
+        theirs.merge_adapter()
+        theirs.unmerge_adapter()
+        found.append(("PEFT", {_theirs(name): value for name, value in theirs.base_model.model.state_dict().items()}))
+    return [(name, f"{sum(_differing(state[key], value) for key, value in before.items()):,}") for name, state in found]
+
+
+def _theirs(name: str) -> str:
+    return name.replace(".base_layer", "")
+
+
+def _differing(found: Tensor, before: Tensor) -> int:
+    return int((found != before).sum())
+
+
+def main(rounds: int = ROUNDS) -> None:
+    """Print both tables."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(f"{machine()}, 1 thread; {rounds} rounds.\n")
+    plain, _ = load(weights_folder())
+    models = adapted(plain)
+    steps = {name: step_of(model) for name, model in models.items()}
+    samples = interleaved(steps, rounds=rounds, calls=1, shuffled=True)
+    rows = []
+    for name in models:
+        times = [f"{1e3 * seconds:.1f}" for seconds in samples.quartiles(name)]
+        rows.append((name, *times, f"{samples.ratios(name, 'PEFT' if 'PEFT' in models else 'plain')[1]:.3f}"))
+    print(table(("ms a step", "25 %", "median", "75 %", "times PEFT" if "PEFT" in models else "times plain"), rows))
+    print("\n" + table(("taken back", "entries that differ"), changed_entries(models, plain)))
+
+
+if __name__ == "__main__":
+    main()
