@@ -87,6 +87,7 @@ class ComputedParameter(Ruling):
         if mode is not self.training:
             self.absorb()
         super().train(mode)
+        self.find_rules()
         if not mode:
             self.settle()
         return self

@@ -49,15 +49,14 @@ class Ruling(Reading):
 
     def _scaled(self, last: Any, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Do ``func`` with the raw, and scale what is smaller; NotImplemented where the value is better."""
-        compiling = torch.compiler.is_compiling()
-        if not (self.training or compiling) or self.links[-1].module.disabled:
+        if not self.training or self.links[-1].module.disabled:
             return NotImplemented
         layer = Layer(func, *args, **kwargs)
         layer.bias = resolved(layer.bias)
         side = scaled_side(self.shape, layer.given, layer.made)
         if side == "weight" or not layer.fits():
             return NotImplemented
-        if compiling:
+        if torch.compiler.is_compiling():
             raw = self.raw_tensors()[0]
             with torch.autocast(raw.device.type, enabled=False):
                 scale = last.scale_in_graph(raw)
