@@ -10,7 +10,7 @@ from computed.constraint import Constraint
 from computed.evaluation import last_arguments, last_arguments_traced
 from computed.factors import Factors, factors_of
 from computed.reading import Reading
-from computed.scaled import DIMENSIONS, Layer, Scaled, scaled_side
+from computed.scaled import DIMENSIONS, Layer, Scaled
 from computed.settling import LOCK
 from computed.tensorlike import resolved
 from computed.torch_private import inside_transform, is_fx_tracing, is_jit_tracing
@@ -52,9 +52,8 @@ class Ruling(Reading):
         if not self.training or self.links[-1].module.disabled:
             return NotImplemented
         layer = Layer(func, *args, **kwargs)
-        layer.bias = resolved(layer.bias)
-        side = scaled_side(self.shape, layer.given, layer.made)
-        if side == "weight" or not layer.fits():
+        side = layer.side()
+        if side == "weight":
             return NotImplemented
         if torch.compiler.is_compiling():
             raw = self.raw_tensors()[0]

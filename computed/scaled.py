@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from computed.chain import Link, overrides_op_rule
 from computed.constraint import State
+from computed.tensorlike import resolved
 
 TRANSPOSED = frozenset((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d))
 # layers that are linear in their weight, and over how many dimensions they slide it
@@ -72,32 +73,64 @@ def scaled_side(weight: Sequence[int], given: int, made: int) -> str:
 
 
 class Layer:
-    """A layer that is to be done: ``given`` and ``made`` entries go in and come out, to the padding."""
+    """A layer that is to be done: an operation, its arguments, and the shape of its weight."""
 
     def __init__(
         self,
         op: Callable[..., Any],
-        input: Tensor,
+        input: Any,
         weight: Any,
-        bias: Tensor | None = None,
+        bias: Any = None,
         *args: Any,
         **settings: Any,
     ) -> None:
         self.op = op
         self.input = input
-        self.bias = bias
+        self.bias = resolved(bias)
         self.args = args
         self.settings = settings
+        self.weight: Sequence[int] = weight.shape
         self.dtype = weight.dtype
-        self.given = input.numel()
-        self.made = _entries_made(op, input, weight.shape, args[0] if args else settings.get("stride", 1))
+        self.dims = DIMENSIONS[op]
+        stride = args[0] if args else settings.get("stride", 1)
+        steps = (stride,) if isinstance(stride, int) else tuple(stride)
+        self.steps: tuple[int, ...] = steps * self.dims if len(steps) == 1 else steps
 
     def fits(self) -> bool:
-        """Whether plain tensors stand beside the weight, and a bias of its dtype: another is an error, to be told."""
-        bias = self.bias
-        return isinstance(self.input, Tensor) and (
-            bias is None or (isinstance(bias, Tensor) and bias.dtype == self.dtype)
+        """Whether plain tensors of fitting shape and dtype stand beside the weight: of others the operation tells."""
+        given, bias = self.input, self.bias
+        if not isinstance(given, Tensor) or given.dim() <= self.dims or not given.numel():
+            return False
+        if len(self.steps) != self.dims:
+            return False
+        return bias is None or (
+            isinstance(bias, Tensor) and bias.dtype == self.dtype and bias.shape == (self.channels(),)
         )
+
+    def channels(self) -> int:
+        """How many channels come out."""
+        if self.op not in TRANSPOSED:
+            return self.weight[0]
+        groups = self.args[3] if len(self.args) > 3 else self.settings.get("groups", 1)
+        return int(self.weight[1] * groups)
+
+    def entries_made(self) -> int:
+        """How many entries come out, to the padding."""
+        given = self.input
+        if not self.dims:
+            return int(given.numel() // self.weight[1] * self.weight[0])
+        sizes = list(zip(given.shape[-self.dims :], self.steps, strict=True))
+        batch = given.shape[0] if given.dim() > self.dims + 1 else 1
+        if self.op in TRANSPOSED:
+            taps = self.weight[2:]
+            across = math.prod([(size - 1) * step + tap for (size, step), tap in zip(sizes, taps, strict=True)])
+        else:
+            across = math.prod([-(-size // step) for size, step in sizes])
+        return int(batch * self.channels() * across)
+
+    def side(self) -> str:
+        """What is scaled: see `scaled_side`."""
+        return scaled_side(self.weight, self.input.numel(), self.entries_made()) if self.fits() else "weight"
 
     def scaled(self, side: str, weight: Tensor, scale: Tensor) -> Tensor:
         """``op(input, scale * weight, bias)`` with the input or the output scaled."""
@@ -107,23 +140,5 @@ class Layer:
         made: Tensor = self.op(self.input, weight, None, *self.args, **self.settings) * scale
         if self.bias is None:
             return made
-        dims = DIMENSIONS[self.op]
-        bias = self.bias.to(made.dtype)  # autocast makes the layer's
-        return made + (bias.reshape(-1, *(1,) * dims) if dims else bias)
-
-
-def _entries_made(op: Callable[..., Any], input: Tensor, weight: Sequence[int], stride: Any) -> int:
-    dims = DIMENSIONS[op]
-    if not dims:
-        return input.numel() // weight[1] * weight[0]
-    steps = (stride,) * dims if isinstance(stride, int) else tuple(stride) * (dims // len(stride))
-    sizes = list(zip(input.shape[-dims:], steps, strict=True))
-    batch = input.numel() // math.prod(input.shape[-dims - 1 :])
-    if op in TRANSPOSED:
-        taps = weight[2:]
-        across = math.prod([(size - 1) * step + tap for (size, step), tap in zip(sizes, taps, strict=True)])
-        channels = weight[1]
-    else:
-        across = math.prod([-(-size // step) for size, step in sizes])
-        channels = weight[0]
-    return int(batch * channels * across)
+        bias: Tensor = self.bias.to(made.dtype)  # autocast makes the layer's
+        return made + (bias.reshape(-1, *(1,) * self.dims) if self.dims else bias)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import computed
 import surgery
@@ -255,9 +256,9 @@ def test_the_size_of_an_output_is_known(name: str, monkeypatch: pytest.MonkeyPat
     host, x = HOSTS[name]()
     surgery.constrain(host, weight="spectral")
     seen: list[Layer] = []
-    monkeypatch.setattr(Layer, "fits", lambda self: seen.append(self))
-    made = host(x).numel()
-    assert seen[0].made == made or 0.25 < seen[0].made / made < 4
+    monkeypatch.setattr(Layer, "side", lambda self: seen.append(self) or "weight")
+    made, told = host(x).numel(), seen[0].entries_made()
+    assert told == made or 0.25 < told / made < 4
 
 
 def test_a_large_layer_makes_no_value() -> None:
@@ -266,3 +267,62 @@ def test_a_large_layer_makes_no_value() -> None:
     assert isinstance(layer.weight, ComputedParameter)
     assert layer.weight._holds == [None, None]
     assert layer.weight.raws["raw"].grad is not None
+
+
+WRONG: dict[str, Callable[[nn.Module], object]] = {
+    "no tensor": lambda conv: F.conv2d("x", conv.weight),  # type: ignore[arg-type] # wrong on purpose
+    "too few dimensions": lambda conv: F.conv2d(torch.randn(8), conv.weight),
+    "too few to see": lambda conv: F.conv2d(torch.randn(8, 3), conv.weight),
+    "other channels": lambda conv: F.conv2d(torch.randn(1, 5, 3, 3), conv.weight),
+    "a stride for three": lambda conv: F.conv2d(torch.randn(1, 8, 3, 3), conv.weight, None, (1, 1, 1)),
+    "a bias of one": lambda conv: F.conv2d(torch.randn(1, 8, 3, 3), conv.weight, torch.randn(1)),
+    "a bias of another dtype": lambda conv: F.conv2d(torch.randn(1, 8, 3, 3), conv.weight, torch.randn(6).double()),
+    "another dtype": lambda conv: F.conv2d(torch.randn(1, 8, 3, 3).double(), conv.weight),
+}
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("what", WRONG)
+def test_what_is_wrong_is_told_by_the_operation(what: str) -> None:
+    host, twin, _ = constrained(HOSTS["conv2d, no bias"], "spectral", torch.float32)
+    errors = []
+    for one in (host, twin):
+        with pytest.raises((RuntimeError, TypeError, ValueError)) as caught:
+            WRONG[what](one)
+        errors.append((type(caught.value), str(caught.value)))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("shape", [(0, 8, 3, 3), (2, 8, 0, 3)])
+def test_nothing_in_gives_nothing(shape: tuple[int, ...]) -> None:
+    host, twin, _ = constrained(HOSTS["conv2d, no bias"], "spectral", torch.float32)
+    x = torch.randn(shape)
+    try:
+        expected = twin(x)
+    except RuntimeError as error:
+        with pytest.raises(type(error)):
+            host(x)
+    else:
+        assert torch.equal(host(x), expected)
+        host(x).sum().backward()
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_what_is_done_again_by_a_checkpoint_is_the_same(use_reentrant: bool) -> None:
+    host, twin, x = constrained(HOSTS["linear, output"], "spectral", torch.float64)
+    for one in (host, twin):
+        given = x.clone().requires_grad_()
+        checkpoint(one, given, use_reentrant=use_reentrant).square().sum().backward()
+    torch.testing.assert_close(host.weight.raws["raw"].grad, twin.weight.raws["raw"].grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.usefixtures("always")
+def test_a_computed_bias_stands_beside() -> None:
+    torch.manual_seed(0)
+    host = surgery.apply_constraints(nn.Linear(12, 6).double(), {"weight": "spectral", "bias": "positive"})
+    x = torch.randn(3, 12, dtype=torch.float64)
+    torch.testing.assert_close(host(x), F.linear(x, host.weight.value(), host.bias.value()))
+    host(x).sum().backward()
+    assert all(raw.grad is not None for raw in host.parameters())
