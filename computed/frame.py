@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from computed.chain import Link, is_stochastic, overrides_op_rule, reached_by_gradients
+from computed.chain import Link, is_stochastic, reached_by_gradients
 from computed.constraint import Constraint, IteratedConstraint, State, state_dtype
 from computed.evaluation import own_roles
 from computed.factors import Factors
@@ -17,7 +17,7 @@ from computed.lending import Lent
 from computed.living import living
 from computed.pending import PendingState, Written
 from computed.raw_slot import RawSlot
-from computed.scaled import has_scale
+from computed.scaled import is_ruled
 from computed.sharding import is_sharded
 from computed.tensorlike import TensorLike
 from computed.watching import Slot, own_storage
@@ -66,7 +66,7 @@ class Frame(TensorLike, nn.Module):
         fields["_found"] = Found()
         fields["_team"] = ()
         fields["alone"] = False
-        self.find_rules()
+        fields["ruled"] = is_ruled(links, like.shape, training=self.training)
         fields["caching"] = True
         fields["reshapes"] = False
         # a stock FX tracer keeps modules of torch.nn as leaves: https://pytorch.org/docs/stable/fx.html#torch.fx.Tracer
@@ -82,11 +82,6 @@ class Frame(TensorLike, nn.Module):
         fields["_pending_state"] = None
         fields["_written"] = None
         fields["_lent"] = None
-
-    def find_rules(self) -> None:
-        """Note whether layers may be done without the value; in eval, where it is held, a scale stands for nothing."""
-        scaled = self.training and has_scale(self.links, self._shape)
-        self.__dict__["ruled"] = scaled or overrides_op_rule(self.links[-1])
 
     def let_go(self) -> None:
         """Hold nothing any more."""

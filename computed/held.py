@@ -98,6 +98,5 @@ class Held:
         return same and self.sources.unchanged()
 
     def _watch(self) -> None:
-        # a value is made by torch, in memory of torch, if it is not what a function of other people gave
         self.snapshot = snapshot(self.plain)
         self.address = address_of(self.plain)

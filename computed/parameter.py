@@ -13,6 +13,7 @@ from computed.found import Found
 from computed.frame import stamps
 from computed.living import living
 from computed.ruling import Ruling
+from computed.scaled import is_ruled
 from computed.watching import own_storage
 
 # transformers sets this on every child module, then reads it from the tensor and skips the tensor's initialisation.
@@ -87,7 +88,7 @@ class ComputedParameter(Ruling):
         if mode is not self.training:
             self.absorb()
         super().train(mode)
-        self.find_rules()
+        self.__dict__["ruled"] = is_ruled(self.links, self._shape, training=mode)
         if not mode:
             self.settle()
         return self

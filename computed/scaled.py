@@ -55,9 +55,13 @@ class Scaled(abc.ABC):
         """Add ``factor`` times the derivative of the number that the scale is taken from, in place."""
 
 
-def has_scale(links: Sequence[Link], shape: Sequence[int]) -> bool:
-    """Whether layers may be done with the raw and its scale; those of small weights never are, and need not ask."""
-    return len(links) == 1 and isinstance(links[0].module, Scaled) and math.prod(shape) >= WORTH
+def is_ruled(links: Sequence[Link], shape: Sequence[int], *, training: bool) -> bool:
+    """Whether layers may be done without the value of a chain.
+
+    With the raw and its scale those of large weights alone, in training: in eval the value is held.
+    """
+    scaled = training and len(links) == 1 and isinstance(links[0].module, Scaled) and math.prod(shape) >= WORTH
+    return scaled or overrides_op_rule(links[-1])
 
 
 def make_values(parameter: nn.Module) -> None:
