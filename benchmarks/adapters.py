@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 import surgery
 from benchmarks.timing import interleaved, machine, table
+from benchmarks.training import step_of
 from examples.pretrained_minilm import load, weights_folder
 
 RANK = 16
@@ -37,20 +37,6 @@ def adapted(plain: nn.Module) -> dict[str, nn.Module]:
         config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["query", "value"])
         found["PEFT"] = peft.get_peft_model(copy.deepcopy(plain), config)  # type: ignore[arg-type] # any module
     return found
-
-
-def step_of(model: nn.Module) -> Callable[[], object]:
-    """One step of training on the same tokens each time."""
-    tokens = torch.randint(1000, 30000, (8, 16), generator=torch.Generator().manual_seed(0))
-    optimizer = torch.optim.AdamW([raw for raw in model.parameters() if raw.requires_grad], lr=1e-4)
-    model.train()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        model(tokens).last_hidden_state.square().mean().backward()
-        optimizer.step()
-
-    return step
 
 
 def changed_entries(models: dict[str, nn.Module], plain: nn.Module) -> list[tuple[str, str]]:
@@ -80,7 +66,7 @@ def main(rounds: int = ROUNDS) -> None:
     print(f"{machine()}, 1 thread; {rounds} rounds.\n")
     plain, _ = load(weights_folder())
     models = adapted(plain)
-    steps = {name: step_of(model) for name, model in models.items()}
+    steps = {name: step_of(model, torch.optim.AdamW) for name, model in models.items()}
     samples = interleaved(steps, rounds=rounds, calls=1, shuffled=True)
     rows = []
     for name in models:

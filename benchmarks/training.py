@@ -36,10 +36,10 @@ def models() -> dict[str, nn.Module]:
     return {**found, "torch's spectral_norm": parametrized}
 
 
-def step_of(model: nn.Module) -> Callable[[], object]:
-    """One step of training on the same tokens each time."""
+def step_of(model: nn.Module, kind: type[torch.optim.Optimizer] = torch.optim.SGD) -> Callable[[], object]:
+    """One step of training all that is trained, on the same tokens each time."""
     tokens = torch.randint(1000, 30000, (8, 16), generator=torch.Generator().manual_seed(0))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = kind([raw for raw in model.parameters() if raw.requires_grad], lr=1e-4)
     model.train()
 
     def step() -> None:

@@ -208,8 +208,7 @@ class IteratedConstraint(Constraint):
 
     def writes(self, prefix: str, state: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The buffers of a set, and what is to be written to each."""
-        buffers = self._buffers
-        return [(buffers[prefix + name], new) for name, new in zip(self.state_names, state, strict=True)]  # type: ignore[misc]
+        return list(zip(self.state(prefix), state, strict=True))
 
     def writes_of_commit(self, state: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """What `commit` writes."""

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from computed.constraint import IteratedConstraint, State, state_dtype
+from computed.constraint import State, state_dtype
 from computed.evaluation import full_precision
 from computed.member import Member
-from computed.scaled import Number, Scaled
+from computed.scaled import Number, Scaled, times
 from computed.sources import Sources
 from computed.torch_private import CAN_WATCH, alias
 from computed.watching import UnwatchableError
@@ -19,7 +19,7 @@ class Scaling:
 
     __slots__ = ("constraint", "raw", "slope", "sources", "state")
 
-    def __init__(self, constraint: Any, sources: Sources, state: State, slope: Number) -> None:
+    def __init__(self, constraint: Scaled, sources: Sources, state: State, slope: Number) -> None:
         self.constraint = constraint
         self.sources = sources
         self.raw = sources.raws[0]
@@ -36,16 +36,11 @@ class Scaling:
         if of_weight is None:
             of_weight = torch.zeros_like(self.raw)
         # in place: a layer's gradient of its weight is made for this node alone
-        factor = float(of_scale) * self.slope if isinstance(self.slope, float) else of_scale * self.slope
-        self.constraint.add_gradient_(of_weight, self.state, factor)
+        self.constraint.add_gradient_(of_weight, self.state, times(of_scale, self.slope))
         return of_weight
 
     def _again(self, of_scale: Tensor) -> Tensor:
-        if self.sources.moved():
-            raise RuntimeError(
-                "one of the raws of a computed parameter has been modified since its value was computed, so its "
-                "second derivative cannot be taken; take it before the optimizer steps"
-            )
+        self.sources.require_unmoved()
         with full_precision(self.raw.device):
             scale = self.constraint.scale_again(self.state, self.raw)
             (by_scale,) = torch.autograd.grad(scale, self.raw, of_scale, create_graph=True)
@@ -57,7 +52,7 @@ class Factors:
 
     __slots__ = ("scale", "sources", "state", "weight")
 
-    def __init__(self, member: Member, constraint: Any) -> None:
+    def __init__(self, member: Member, constraint: Scaled) -> None:
         self.sources = Sources(member, training=True)
         self.weight = leaf = self.sources.snapshots[0]
         with full_precision(member.device), torch.no_grad():
@@ -69,7 +64,8 @@ class Factors:
         if raw.requires_grad:
             scaling = Scaling(constraint, self.sources, self.state, slope)
             with torch.enable_grad():
-                self.weight, self.scale = RawAndScale.apply(scaling, leaf, self.scale, raw)  # type: ignore[no-untyped-call] # torch's
+                both = RawAndScale.apply(scaling, leaf, self.scale, raw)  # type: ignore[no-untyped-call] # torch annotates nothing of it
+            self.weight, self.scale = both
 
     def usable(self) -> bool:
         """Whether all that they were computed from is what it was, and requires a gradient where it did."""
@@ -99,9 +95,7 @@ class RawAndScale(torch.autograd.Function):
 def factors_of(member: Member) -> Factors | None:
     """The factors of a member, or None where it has none, or they cannot be held."""
     constraint = member.links[0].module
-    if not CAN_WATCH or not isinstance(constraint, Scaled) or not isinstance(constraint, IteratedConstraint):
-        return None
-    if not member.may_hold(training=True):
+    if not CAN_WATCH or not isinstance(constraint, Scaled) or not member.may_hold(training=True):
         return None
     try:
         with torch.inference_mode(mode=False):

@@ -77,11 +77,8 @@ class Hold:
             return outer
 
     def _evaluate_again(self) -> list[Tensor]:
-        if any(sources.moved() for sources in self.sources):
-            raise RuntimeError(
-                "one of the raws of a computed parameter has been modified since its value was computed, so its "
-                "second derivative cannot be taken; take it before the optimizer steps"
-            )
+        for sources in self.sources:
+            sources.require_unmoved()
         with full_precision(self.members[0].device):
             return [
                 evaluate_given(member.links, sources.raws, member.dtype, states)

@@ -35,6 +35,11 @@ WORTH = 1 << 16
 Number = float | Tensor
 
 
+def times(tensor: Tensor, number: Number) -> Number:
+    """A tensor of one entry times a number, as a number where that is one: it lies in main memory then."""
+    return float(tensor) * number if isinstance(number, float) else tensor * number
+
+
 class Scaled(abc.ABC):
     """A constraint of one raw with ``value = raw * scale``, where ``scale`` is one number that depends on the raw."""
 

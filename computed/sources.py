@@ -68,6 +68,14 @@ class Sources:
             self.epoch = EPOCH[0]
         return self.settings.untold_unchanged()
 
+    def require_unmoved(self) -> None:
+        """Raise where some raw is another now, so that the value cannot be computed from it again."""
+        if self.moved():
+            raise RuntimeError(
+                "one of the raws of a computed parameter has been modified since its value was computed, so its "
+                "second derivative cannot be taken; take it before the optimizer steps"
+            )
+
     def moved(self) -> bool:
         """Whether the bits of some raw are others now."""
         kept = self.snapshots[: len(self.raws)]

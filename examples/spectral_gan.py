@@ -13,8 +13,8 @@ What loses: without a constraint scores run away and the generator chases them p
 critic too plain to tell eight clusters apart, and which bound is best one has to try. By the rule all eight are found,
 yet about half of the samples still lie between them: a critic that flat is slow to make clusters sharp. While training,
 one power step for each evaluation follows large steps of Adam late, and norms are a few tenths above 1 at worst; in
-eval they are 1. At this size the rule makes a step take about three times as long: three small matrices are divided by
-their norms.
+eval they are 1. At this size the rule makes a step of the critic take 2.4 times as long: three small matrices are
+divided by their norms.
 
 Run ``python examples/spectral_gan.py [picture.png]``; the picture needs matplotlib, of the extra ``examples``.
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from computed.linalg import as_matrix
 from computed.memory_order import add_outer_, in_memory
-from computed.scaled import Number
+from computed.scaled import Number, times
 from computed.torch_private import foreach_mul
 
 
@@ -38,9 +38,8 @@ class ScaledOne(NamedTuple):
         if given.stride() != self.raw.stride():
             given = torch.empty_like(self.raw).copy_(given)
         along = torch.dot(in_memory(given), in_memory(self.raw))
-        factor = float(along) * self.slope if isinstance(self.slope, float) else along * self.slope
         gradient = given * self.scale
-        add_outer_(gradient, self.rows, self.u, self.v, factor)
+        add_outer_(gradient, self.rows, self.u, self.v, times(along, self.slope))
         return [gradient]
 
 
