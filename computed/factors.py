@@ -71,6 +71,10 @@ class Factors:
         """Whether all that they were computed from is what it was, and requires a gradient where it did."""
         return self.sources.unchanged() and all(raw.requires_grad is needed for raw, needed in self.sources.flags)
 
+    def let_go(self) -> None:
+        """An optimizer is about to move the raw: share no memory with it any longer."""
+        self.sources.let_go()
+
     def moved(self) -> bool:
         """Whether the bits of the raw are others now."""
         return self.sources.moved()

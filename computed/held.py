@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from computed.epoch import CELL as EPOCH
+from computed.inner import Inner
 from computed.sources import Sources
 from computed.torch_private import address_of
 from computed.watching import UnwatchableError, same_bits, snapshot
@@ -18,12 +19,14 @@ class Held:
     """A value and what it was computed from.
 
     ``plain`` is the value without gradients, ``outer`` the one in the autograd graph; ``with_graph`` says whether
-    ``outer`` may be given where gradients are taken. The settings are those of ``epoch``, the data lie at ``address``.
+    ``outer`` may be given where gradients are taken; ``inner`` is the evaluation. The settings are those of ``epoch``,
+    the data lie at ``address``.
     """
 
     __slots__ = (
         "address",
         "epoch",
+        "inner",
         "outer",
         "plain",
         "snapshot",
@@ -33,9 +36,10 @@ class Held:
         "with_graph",
     )
 
-    def __init__(self, plain: Tensor, outer: Tensor, sources: Sources, *, with_graph: bool) -> None:
+    def __init__(self, plain: Tensor, outer: Tensor, sources: Sources, inner: Inner, *, with_graph: bool) -> None:
         self.plain = plain
         self.outer = outer
+        self.inner = inner
         self.sources = sources
         self.watched = sources.watched
         self.with_graph = with_graph
@@ -84,6 +88,11 @@ class Held:
     def doubt(self) -> None:
         """Look closely before the next read: a write of the same bits may leave the address, and spoils the graph."""
         self.address = NOWHERE
+
+    def let_go(self) -> None:
+        """An optimizer is about to move the raws: share no memory with them any longer."""
+        self.sources.let_go()
+        self.inner.let_go()
 
     def moved(self) -> bool:
         """Whether the bits of some raw differ from those that the value was computed from."""

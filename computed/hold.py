@@ -5,8 +5,9 @@ and own parameters by a copy-on-write snapshot of their storage (any write moves
 and modes by the epoch or by comparison. A write *to a value* is seen in the same way.
 
 In the autograd graph the values of a group are one node, `HeldValues`. Its backward asks the evaluation
-(`computed.inner`), which knows the snapshots: a raw that has moved since does not disturb it. With ``create_graph`` the
-chain is evaluated again from the raws, with the same state.
+(`computed.inner`), which knows what it needs of the raws: one that has moved since does not disturb it. Before an
+optimizer steps, what no backward will need is let go, or it would copy every raw. With ``create_graph`` the chain is
+evaluated again from the raws, with the same state.
 """
 
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ class Hold:
             if needs_grad or not self.with_graph:
                 flag_as_parameter(value, sources.raws)
         return [
-            Held(value, in_graph, sources, with_graph=self.with_graph)
+            Held(value, in_graph, sources, self.inner, with_graph=self.with_graph)
             for value, in_graph, sources in zip(plain, outer, self.sources, strict=True)
         ]
 

@@ -12,6 +12,7 @@ from computed.evaluation import evaluate
 from computed.member import Member
 from computed.sources import Sources
 from computed.together import Together
+from computed.torch_private import backward_retains_graph
 from computed.watching import foreign_leaves, snapshot
 
 
@@ -31,6 +32,13 @@ class Inner(abc.ABC):
     @abc.abstractmethod
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """The gradients of all raws, in their order; None where no value that was used depends on one."""
+
+    @abc.abstractmethod
+    def let_go(self) -> None:
+        """An optimizer is about to move the raws, and would copy what is shared with them: share no more than must be.
+
+        Losses live on while optimizers step, and their graphs with them.
+        """
 
     @abc.abstractmethod
     def has_foreign_leaves(self) -> bool:
@@ -56,6 +64,9 @@ class WrittenOut(Inner):
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """By the constraint."""
         return self.first.gradients_together(self.kept, cotangents)
+
+    def let_go(self) -> None:
+        """What is kept has memory of its own."""
 
     def has_foreign_leaves(self) -> bool:
         """No: it computes with the raws."""
@@ -87,6 +98,8 @@ class Graphed(Inner):
                 self.values.append(value)
                 states.append(found)
         self.needs_grad = [value.requires_grad for value in self.values]
+        self.spent = False
+        self.names = [member._name or "a computed parameter" for member in members]
 
     def plain(self) -> Sequence[Tensor]:
         """The values, detached."""
@@ -94,7 +107,19 @@ class Graphed(Inner):
 
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Through the graph."""
+        if not self.leaves:
+            raise RuntimeError(
+                f"{', '.join(self.names)}: an optimizer has moved the raws since this value was computed, and an "
+                f"earlier backward has freed its graph; do all backward passes through it before the step, or the first "
+                f"with retain_graph=True"
+            )
+        self.spent = self.spent or not backward_retains_graph()
         return gradients_of(self.values, self.leaves, cotangents, create_graph=False)
+
+    def let_go(self) -> None:
+        """Free the graph where a backward has been through it that retains none, as torch frees what that has saved."""
+        if self.spent:
+            self.values, self.leaves = [], []
 
     def has_foreign_leaves(self) -> bool:
         """Whether the graph ends elsewhere as well."""

@@ -27,6 +27,7 @@ class Member(Protocol):
     """What a hold needs to know of a computed parameter."""
 
     links: tuple[Link, ...]
+    _name: str
 
     @property
     def dtype(self) -> torch.dtype:

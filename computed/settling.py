@@ -89,6 +89,9 @@ class Settling(Metadata):
             self.__dict__["_pending_state"] = None
         else:
             self.commit()
+        for held in (*self._holds, self._factors):
+            if held is not None:
+                held.let_go()
         self.let_go()
         return later
 

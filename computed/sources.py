@@ -11,7 +11,8 @@ class Sources:
     """Raws, buffers, own parameters and settings of ``member``, with evidence of what they were.
 
     Tensors are ``watched`` where they are registered and at their storage; ``snapshots`` keep their bits, the raws'
-    first. Settings are told by the epoch, or by comparison. ``flags`` says which tensors required a gradient.
+    first; none are left once an optimizer was about to move the raws: it would copy what they share with them. Settings
+    are told by the epoch, or by comparison. ``flags`` says which tensors required a gradient.
     """
 
     __slots__ = ("epoch", "flags", "raws", "settings", "snapshots", "watched")
@@ -68,6 +69,10 @@ class Sources:
             self.epoch = EPOCH[0]
         return self.settings.untold_unchanged()
 
+    def let_go(self) -> None:
+        """An optimizer is about to move the raws: keep their bits no longer."""
+        self.snapshots = ()
+
     def require_unmoved(self) -> None:
         """Raise where some raw is another now, so that the value cannot be computed from it again."""
         if self.moved():
@@ -77,7 +82,9 @@ class Sources:
             )
 
     def moved(self) -> bool:
-        """Whether the bits of some raw are others now."""
+        """Whether the bits of some raw are others now; an optimizer has moved those that are not kept."""
+        if not self.snapshots:
+            return bool(self.raws)
         kept = self.snapshots[: len(self.raws)]
         return any(
             raw.shape != before.shape or not same_bits(raw, before) for raw, before in zip(self.raws, kept, strict=True)

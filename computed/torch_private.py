@@ -52,6 +52,15 @@ def alias(tensor: Tensor) -> Tensor:
     return viewed
 
 
+def _always_retained() -> bool:
+    return True
+
+
+# whether the backward that runs at this moment retains the graph; where that cannot be asked, all are kept
+backward_retains_graph: Callable[[], bool] = getattr(
+    torch._C._autograd, "_get_current_graph_task_keep_graph", _always_retained
+)
+
 # the kernel of torch's own weight norms: their bits come from no other formula
 weight_norm: Callable[[Tensor, Tensor, int], Tensor] = torch._weight_norm
 

@@ -36,6 +36,11 @@ def snapshot(tensor: Tensor) -> Tensor:
         raise UnwatchableError(str(error)) from error
 
 
+def as_it_is(tensor: Tensor) -> Tensor:
+    """What ``tensor``, in memory of our own, holds at this moment, whoever writes to it later."""
+    return snapshot(tensor) if CAN_WATCH and not tensor.is_meta else tensor.clone()
+
+
 def in_foreign_memory(tensor: Tensor) -> bool:
     """Whether torch did not allocate the storage (a loaded or mapped file, NumPy), so that it cannot be watched.
 

@@ -4,6 +4,7 @@ With ``s`` the scale and ``s'`` its derivative by sigma, the gradient of ``W`` i
 `SigmaScaling`, whose values these are, bit for bit.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,29 +18,30 @@ from computed.torch_private import foreach_mul
 
 
 class ScaledOne(NamedTuple):
-    """A weight, its scale with the derivative, and the vectors along which sigma was taken."""
+    """A scaled weight, its scale with the derivative, and the vectors along which sigma was taken.
 
-    raw: Tensor
+    It knows nothing of the raw: an optimizer would copy what a graph shares with it.
+    """
+
+    value: Tensor
     rows: int
     scale: Number
     slope: Number
     u: Tensor
     v: Tensor
 
-    def value(self) -> Tensor:
-        """The weight times its scale."""
-        return self.raw * self.scale
-
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """The gradient, in the memory layout of the weight."""
+        """The gradient, in the memory layout of the weight; ``s' <G, W> = s' / s <G, value>``."""
         (given,) = cotangents
         if given is None:
             return [None]
-        if given.stride() != self.raw.stride():
-            given = torch.empty_like(self.raw).copy_(given)
-        along = torch.dot(in_memory(given), in_memory(self.raw))
+        if given.stride() != self.value.stride():
+            given = torch.empty_like(self.value).copy_(given)
+        along = torch.dot(in_memory(given), in_memory(self.value))
         gradient = given * self.scale
-        add_outer_(gradient, self.rows, self.u, self.v, times(along, self.slope))
+        # a weight that is not finite has no scale, and no gradient either
+        relative = self.slope / self.scale if isinstance(self.scale, Tensor) or self.scale else math.nan
+        add_outer_(gradient, self.rows, self.u, self.v, times(along, relative))
         return [gradient]
 
 

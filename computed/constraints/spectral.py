@@ -16,6 +16,7 @@ from computed.power_iteration import is_small, power_step, power_step_of_large, 
 from computed.singular_values import largest_singular_value, leading_vectors
 from computed.site import Site
 from computed.together import Evaluated, Together
+from computed.watching import as_it_is
 
 
 class Spectral(SigmaTarget, Together):
@@ -140,8 +141,9 @@ class Spectral(SigmaTarget, Together):
         """The scaled weights: one power step each, and what it finds is the norm."""
         if not self.takes_many(raws[0]):
             state, scale, slope = self.scale_stepped(raws[0])
-            one = ScaledOne(raws[0], self.rows, scale, slope, *state)
-            return Evaluated([one.value()], [state], one)
+            value = raws[0] * scale
+            one = ScaledOne(as_it_is(value), self.rows, scale, slope, *state)
+            return Evaluated([value], [state], one)
         matrices = stacked(raws, self.rows)
         u, v = map(torch.stack, zip(*[one.state() for one in those], strict=True))
         u, v, sigmas = power_step_of_small(matrices, u, v, self.n_power_iterations)
