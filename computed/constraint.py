@@ -210,9 +210,11 @@ class IteratedConstraint(Constraint):
         """The buffers of a set, and what is to be written to each."""
         return list(zip(self.state(prefix), state, strict=True))
 
-    def writes_of_commit(self, state: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """What `commit` writes."""
-        return [*self.writes("", state), *self.writes("pending_", state)]
+    def add_commit(self, state: Sequence[Tensor], buffers: list[Tensor], new: list[Tensor]) -> None:
+        """Add what `commit` writes to, and what it writes there, to those of others."""
+        for name, value in zip(self.state_names, state, strict=True):
+            buffers += self._buffers[name], self._buffers["pending_" + name]  # type: ignore[arg-type] # allocated
+            new += value, value
 
     def _apply(self, fn: Any, recurse: bool = True) -> "IteratedConstraint":
         """Move with the model, but keep the state in at least float32 whatever the model is cast to."""

@@ -11,9 +11,15 @@ from computed.constraint import Constraint, IteratedConstraint, Preimage, State,
 from computed.torch_private import inside_transform
 
 
-@contextlib.contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """No autocast and no inference mode: a constraint must hold, and its value must be usable in autograd later."""
+    if torch.is_inference_mode_enabled() or torch.is_autocast_enabled(device.type if device.type != "meta" else "cpu"):
+        return _full_precision(device)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             # leaving inference mode turns gradients on

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from computed.chain import Link, is_stochastic, reached_by_gradients
-from computed.constraint import Constraint, IteratedConstraint, State, state_dtype
+from computed.constraint import Constraint, IteratedConstraint, state_dtype
 from computed.evaluation import own_roles
 from computed.factors import Factors
 from computed.found import Found
@@ -42,7 +42,6 @@ class Frame(TensorLike, nn.Module):
     _shape: torch.Size
     _dtype: torch.dtype
     _holds: list[Held | None]
-    _ahead: tuple[Held, Sequence[State]] | None
     _factors: Factors | None
     _team: tuple[Any, ...]
     alone: bool
@@ -87,7 +86,6 @@ class Frame(TensorLike, nn.Module):
         """Hold nothing any more."""
         self.__dict__["_holds"] = [None, None]
         self.__dict__["_factors"] = None
-        self.__dict__["_ahead"] = None
 
     def reset(self) -> None:
         """Forget holds and whatever was pending; the registered raws are the ones to watch."""

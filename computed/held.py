@@ -1,8 +1,11 @@
 """One value that is held, with the evidence that it is still true."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from computed.constraint import State
 from computed.epoch import CELL as EPOCH
 from computed.inner import Inner
 from computed.sources import Sources
@@ -19,8 +22,8 @@ class Held:
     """A value and what it was computed from.
 
     ``plain`` is the value without gradients, ``outer`` the one in the autograd graph; ``with_graph`` says whether
-    ``outer`` may be given where gradients are taken; ``inner`` is the evaluation. The settings are those of ``epoch``,
-    the data lie at ``address``.
+    ``outer`` may be given where gradients are taken. ``inner`` is the evaluation; ``states`` is what it gave for each
+    link, until somebody reads the value. The settings are those of ``epoch``, the data lie at ``address``.
     """
 
     __slots__ = (
@@ -31,15 +34,26 @@ class Held:
         "plain",
         "snapshot",
         "sources",
+        "states",
         "version",
         "watched",
         "with_graph",
     )
 
-    def __init__(self, plain: Tensor, outer: Tensor, sources: Sources, inner: Inner, *, with_graph: bool) -> None:
+    def __init__(
+        self,
+        plain: Tensor,
+        outer: Tensor,
+        sources: Sources,
+        inner: Inner,
+        states: Sequence[State],
+        *,
+        with_graph: bool,
+    ) -> None:
         self.plain = plain
         self.outer = outer
         self.inner = inner
+        self.states: Sequence[State] | None = states
         self.sources = sources
         self.watched = sources.watched
         self.with_graph = with_graph

@@ -25,8 +25,6 @@ from computed.sources import Sources
 from computed.torch_private import CAN_WATCH, alias
 from computed.watching import UnwatchableError
 
-Kept = tuple[Held, Sequence[State]]
-
 
 class Hold:
     """The values of ``members``, evaluated together, as their node in the autograd graph knows them.
@@ -65,8 +63,8 @@ class Hold:
             if needs_grad or not self.with_graph:
                 flag_as_parameter(value, sources.raws)
         return [
-            Held(value, in_graph, sources, self.inner, with_graph=self.with_graph)
-            for value, in_graph, sources in zip(plain, outer, self.sources, strict=True)
+            Held(value, in_graph, sources, self.inner, states, with_graph=self.with_graph)
+            for value, in_graph, sources, states in zip(plain, outer, self.sources, self.states, strict=True)
         ]
 
     def _outer(self, plain: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -117,7 +115,7 @@ def flag_as_parameter(value: Tensor, raws: Sequence[Tensor]) -> None:
         value.requires_grad_()
 
 
-def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> list[Kept] | None:
+def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> list[Held] | None:
     """What each of ``members`` keeps, or None where their values cannot be watched or depend on other leaves."""
     if not CAN_WATCH or not all(member.may_hold(training=training) for member in members):
         return None
@@ -127,6 +125,6 @@ def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> 
             hold = Hold(members, training=training, with_graph=with_graph)
             if hold.inner.has_foreign_leaves():
                 return None
-            return list(zip(hold.values(), hold.states, strict=True))
+            return hold.values()
     except UnwatchableError:
         return None

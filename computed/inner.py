@@ -110,8 +110,8 @@ class Graphed(Inner):
         if not self.leaves:
             raise RuntimeError(
                 f"{', '.join(self.names)}: an optimizer has moved the raws since this value was computed, and an "
-                f"earlier backward has freed its graph; do all backward passes through it before the step, or the first "
-                f"with retain_graph=True"
+                f"earlier backward has freed its graph; do all backward passes through it before the step, or the "
+                f"first with retain_graph=True"
             )
         self.spent = self.spent or not backward_retains_graph()
         return gradients_of(self.values, self.leaves, cotangents, create_graph=False)

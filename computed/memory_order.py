@@ -25,7 +25,9 @@ def columns_in_memory(weight: Tensor, dim: int) -> list[int] | None:
 def matrix_by(weight: Tensor, dim: int, order: list[int] | None) -> Tensor:
     """`as_matrix` with columns in an order of `columns_in_memory`."""
     if weight.dim() == 2:
-        return weight if dim == 0 else weight.movedim(dim, 0)
+        return weight if dim == 0 else weight.t()
+    if dim == 0 and weight.is_contiguous():
+        return weight.view(weight.shape[0], -1)
     rows_first = weight.movedim(dim, 0)
     if order is not None:
         rows_first = rows_first.permute(0, *(1 + axis for axis in order))
@@ -58,6 +60,9 @@ def in_memory(tensor: Tensor) -> Tensor:
 
 def add_outer_(weight: Tensor, dim: int, u: Tensor, v: Tensor, factor: float | Tensor) -> None:
     """Add ``factor u vᵀ`` to `as_matrix` of ``weight``, in place."""
+    if isinstance(factor, float) and dim == 0 and weight.is_contiguous():  # nearly all are
+        matrix_by(weight, 0, None).addr_(u, v, alpha=factor)
+        return
     order = columns_in_memory(weight, dim)
     matrix = matrix_by(weight, dim, order)
     right = vector_by(v, weight, dim, order)

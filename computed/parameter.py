@@ -19,7 +19,7 @@ from computed.watching import own_storage
 # transformers sets this on every child module, then reads it from the tensor and skips the tensor's initialisation.
 MODULE_MARKS = frozenset(("_is_hf_initialized",))
 
-TRANSIENT = ("_ahead", "_before_load", "_factors", "_found", "_holds", "_lent", "_pending_state", "_team", "_written")
+TRANSIENT = ("_before_load", "_factors", "_found", "_holds", "_lent", "_pending_state", "_team", "_written")
 
 
 class ComputedParameter(Ruling):

@@ -30,11 +30,11 @@ def power_step(matrix: Tensor, u: Tensor, v: Tensor, steps: int, kept: float = K
     Reference: Miyato et al., "Spectral normalization for generative adversarial networks", 2018 (arXiv:1802.05957),
     algorithm 1.
     """
-    sigma = v.new_zeros(())
+    transposed, sigma = matrix.t(), v  # TorchScript wants a name before a loop that may not run
     for _ in range(steps):
         u = torch.addmv(u, matrix, v, beta=kept)
         u = u / torch.linalg.vector_norm(u)
-        v = torch.addmv(v, matrix.t(), u, beta=kept)
+        v = torch.addmv(v, transposed, u, beta=kept)
         sigma = torch.linalg.vector_norm(v)
         v = v / sigma
     return u, v, sigma
@@ -46,7 +46,7 @@ def power_step_of_large(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tup
     if parts == 1:
         return power_step(matrix, u, v, steps)
     blocks = matrix.view(parts, -1, matrix.shape[1])
-    sigma = v.new_zeros(())
+    sigma = v
     for _ in range(steps):
         right = v.expand(parts, 1, -1)
         u = torch.add(torch.bmm(right, blocks.transpose(1, 2)).view(-1), u, alpha=KEPT)
@@ -59,7 +59,7 @@ def power_step_of_large(matrix: Tensor, u: Tensor, v: Tensor, steps: int) -> tup
 
 def power_step_of_small(matrices: Tensor, u: Tensor, v: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """`power_step` for small matrices (k, m, n): ``u`` (k, m), ``v`` (k, n) and ``s`` (k)."""
-    sigma = v.new_zeros((len(matrices), 1))
+    sigma = v
     for _ in range(steps):
         u = torch.add((matrices * v.unsqueeze(1)).sum(2), u, alpha=KEPT)
         u = u / torch.linalg.vector_norm(u, dim=1, keepdim=True)

@@ -7,7 +7,8 @@ from computed.epoch import CELL as EPOCH
 from computed.errors import ComputedParameterError
 from computed.evaluating_once import evaluates_once, note, noted
 from computed.evaluation import evaluate_traced
-from computed.hold import Kept, flag_as_parameter, try_hold
+from computed.held import Held
+from computed.hold import flag_as_parameter, try_hold
 from computed.lending import Unwritable, lend
 from computed.modes import as_in_eval
 from computed.once import record, recorded
@@ -44,6 +45,8 @@ class Reading(Writing):
             else:
                 value = held.in_graph() if grad_enabled() else held.plain
                 if value is not None and not inside_transform():
+                    if held.states is not None:
+                        self._claim(held)
                     return value
         if torch.compiler.is_compiling():
             return evaluate_once_in_graph(self)
@@ -75,23 +78,22 @@ class Reading(Writing):
             if held is None or not held.usable():
                 self.take_over_data()
                 self._commit_if_moved()
-                with_graph = self.training or torch.is_grad_enabled()
-                found = self._evaluated_ahead() or self._hold_with_mates(with_graph=with_graph)
-                if found is None:
-                    self._holds[self.training] = None
+                self._holds[self.training] = held = self._hold_with_mates(
+                    with_graph=self.training or torch.is_grad_enabled()
+                )
+                if held is None:
                     return self._evaluated_unheld()
-                held, states = found
-                self._holds[self.training] = held
-                self._keep_state(states, held)
+            if held.states is not None:
+                self._claim(held)
             return held.outer if torch.is_grad_enabled() else held.plain
 
-    def _evaluated_ahead(self) -> Kept | None:
-        """What a mate evaluated for this one too, where it is still true."""
-        ahead = self._ahead
-        self.__dict__["_ahead"] = None
-        return ahead if ahead is not None and self.training and ahead[0].usable() else None
+    def _claim(self, held: Held) -> None:
+        """Keep the state of a value that is read for the first time: a mate may have evaluated it."""
+        with LOCK:
+            states, held.states = held.states, None
+            self._keep_state(states or (), held)
 
-    def _hold_with_mates(self, *, with_graph: bool) -> Kept | None:
+    def _hold_with_mates(self, *, with_graph: bool) -> Held | None:
         """A hold of this one, in train mode with those of its team that wait for theirs."""
         others = mates(self) if self.training and self._team else []
         found = try_hold((self, *others), training=self.training, with_graph=with_graph)
@@ -100,9 +102,14 @@ class Reading(Writing):
             others = []
         if found is None:
             return None
-        for mate, kept in zip(others, found[1:], strict=True):
-            mate.__dict__["_ahead"] = kept
+        for mate, held in zip(others, found[1:], strict=True):
+            mate._holds[True] = held
         return found[0]
+
+    def was_read_in_training(self) -> bool:
+        """Whether somebody has read the value that is held for train mode."""
+        held = self._holds[True]
+        return held is not None and held.states is None
 
     def waits_for_step_value(self) -> bool:
         """Whether its next value in train mode may be evaluated by a mate: nothing is held, written or pending."""
@@ -110,7 +117,6 @@ class Reading(Writing):
         return (
             self.training
             and fields["_holds"][True] is None
-            and fields["_ahead"] is None
             and fields["_factors"] is None
             and fields["_written"] is None
             and fields["_lent"] is None

@@ -75,17 +75,17 @@ class Settling(Metadata):
             if isinstance(link.module, IteratedConstraint) and self.training:
                 link.module.commit(link.module.state("pending_"))
 
-    def before_step(self) -> list[tuple[Tensor, Tensor]]:
+    def before_step(self, buffers: list[Tensor], new: list[Tensor]) -> None:
         """An optimizer is about to move the raws: project what was written, let go of the snapshots, and commit.
 
-        What a single `Together` commits is left to the caller, who writes that of all at once.
+        What a single `Together` commits is left to the caller, who writes that of all at once: ``new`` to ``buffers``.
         """
         self.absorb()
         pending = self._pending_state
         module = self.links[0].module
-        later: list[tuple[Tensor, Tensor]] = []
         if pending is not None and len(self.links) == 1 and isinstance(module, Together):
-            later = module.writes_of_commit(pending.states[0]) if pending.states[0] else []
+            if pending.states[0]:
+                module.add_commit(pending.states[0], buffers, new)
             self.__dict__["_pending_state"] = None
         else:
             self.commit()
@@ -93,7 +93,6 @@ class Settling(Metadata):
             if held is not None:
                 held.let_go()
         self.let_go()
-        return later
 
     def settle(self) -> None:
         """Bring iterated state to convergence for eval, where there is any."""

@@ -36,11 +36,14 @@ def before_step(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, A
         if (parameter := reference()) is not None and _is_moved(parameter, slots)
     ]
     with LOCK:
-        evaluated = [parameter for parameter in moved if parameter._holds[True] is not None]
-        writes = [write for parameter in moved for write in parameter.before_step()]
-        if writes:
+        evaluated = [parameter for parameter in moved if parameter.was_read_in_training()]
+        buffers: list[Tensor] = []
+        new: list[Tensor] = []
+        for parameter in moved:
+            parameter.before_step(buffers, new)
+        if buffers:
             with torch.no_grad():
-                foreach_copy_([buffer for buffer, _ in writes], [new for _, new in writes])
+                foreach_copy_(buffers, new)
         formed = [EPOCH[0], *map(id, evaluated)]
         if _formed.get(optimizer) != formed:
             form_teams(evaluated)

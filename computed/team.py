@@ -16,7 +16,8 @@ from torch import Tensor
 from computed.inner import written_out
 from computed.member import Member
 
-Team = tuple["weakref.ref[Any]", ...]
+Layout = tuple[Hashable, ...]
+Team = tuple[tuple["weakref.ref[Any]", Layout], ...]
 
 
 class Mate(Member, Protocol):
@@ -34,32 +35,34 @@ class Mate(Member, Protocol):
 
 def form_teams(used: Sequence[Mate]) -> None:
     """Let those of one kind among ``used`` be evaluated in one go from now on."""
-    groups: dict[Hashable, list[Mate]] = {}
+    groups: dict[Hashable, list[tuple[Mate, Layout]]] = {}
     for parameter in used:
         raws = parameter.raw_tensors()
         one = written_out(parameter.links, raws)
         if one is not None and one.takes_many(raws[0]) and not parameter.alone:
-            groups.setdefault((type(one), one.kind(), layout_of(raws[0])), []).append(parameter)
+            layout = layout_of(raws[0])
+            groups.setdefault((type(one), one.kind(), *layout[2:]), []).append((parameter, layout))
     for group in groups.values():
-        team = tuple([weakref.ref(parameter) for parameter in group])
-        for parameter in group:
+        team = tuple([(weakref.ref(parameter), layout) for parameter, layout in group])
+        for parameter, _ in group:
             parameter.__dict__["_team"] = team if len(group) > 1 else ()
 
 
 def mates(parameter: Mate) -> list[Any]:
-    """Those of its team that wait to be evaluated as it does."""
-    wanted = layout_of(parameter.raw_tensors()[0])
-    found: list[Mate | None] = [reference() for reference in parameter._team]
-    return [
-        mate
-        for mate in found
-        if mate is not None
-        and mate is not parameter
-        and mate.waits_for_step_value()
-        and layout_of(mate.raw_tensors()[0]) == wanted
-    ]
+    """Those of its team that wait to be evaluated as it does; none where its raw lies otherwise than it did."""
+    found: list[Mate] = []
+    for reference, layout in parameter._team:
+        mate: Mate | None = reference()
+        if mate is None or (mate is not parameter and not mate.waits_for_step_value()):
+            continue
+        same = layout_of(mate.raw_tensors()[0]) == layout
+        if mate is not parameter and same:
+            found.append(mate)
+        elif not same and mate is parameter:
+            return []
+    return found
 
 
-def layout_of(raw: Tensor) -> Hashable:
-    """What raws must have in common to be computed with side by side."""
+def layout_of(raw: Tensor) -> Layout:
+    """What must be as it was when the team was formed; from the third on also what its raws have in common."""
     return raw.shape, raw.stride(), raw.dtype, raw.device, raw.requires_grad

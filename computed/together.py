@@ -26,7 +26,7 @@ class Together(IteratedConstraint, abc.ABC):
 
     @abc.abstractmethod
     def kind(self) -> Hashable:
-        """What those must have in common that are evaluated in one go, beside shape, strides, dtype and device."""
+        """What those must have in common that are evaluated in one go, beside dtype and device; shapes may differ."""
 
     @abc.abstractmethod
     def takes_many(self, raw: Tensor) -> bool:

@@ -6,13 +6,12 @@ With ``s`` the scale and ``s'`` its derivative by sigma, the gradient of ``W`` i
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from computed.linalg import as_matrix
-from computed.memory_order import add_outer_, in_memory
+from computed.memory_order import add_outer_, in_memory, matrix_by
 from computed.scaled import Number, times
 from computed.torch_private import foreach_mul
 
@@ -75,6 +74,40 @@ class ScaledMany(NamedTuple):
         return [None if one is None else part for one, part in zip(cotangents, parts, strict=True)]
 
 
+class ScaledGroups(NamedTuple):
+    """Matrices of several shapes: which of all weights belong to each group."""
+
+    places: Sequence[Sequence[int]]
+    groups: Sequence[ScaledMany]
+
+    def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Those of the groups, in the order of all."""
+        return in_places(
+            self.places,
+            [
+                group.gradients([cotangents[i] for i in places])
+                for places, group in zip(self.places, self.groups, strict=True)
+            ],
+        )
+
+
+def places_by_shape(raws: Sequence[Tensor]) -> list[list[int]]:
+    """Where in a sequence the tensors of each shape are."""
+    found: dict[torch.Size, list[int]] = {}
+    for i, raw in enumerate(raws):
+        found.setdefault(raw.shape, []).append(i)
+    return list(found.values())
+
+
+def in_places(places: Sequence[Sequence[int]], parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """The items of groups, each at its place among all."""
+    whole = [None] * sum(map(len, places))
+    for where, part in zip(places, parts, strict=True):
+        for i, one in zip(where, part, strict=True):
+            whole[i] = one
+    return whole
+
+
 def as_tensor(numbers: Sequence[Number], like: Tensor) -> Tensor:
     """Numbers as a tensor (k)."""
     if isinstance(numbers[0], Tensor):
@@ -84,9 +117,7 @@ def as_tensor(numbers: Sequence[Number], like: Tensor) -> Tensor:
 
 def stacked(weights: Sequence[Tensor], rows: int) -> Tensor:
     """Weights as matrices (k, m, n)."""
-    if weights[0].dim() == 2 and rows == 0:
-        return torch.stack(tuple(weights))
-    return torch.stack([as_matrix(weight, rows) for weight in weights])
+    return torch.stack([matrix_by(weight, rows, None) for weight in weights])
 
 
 def apart(matrices: Tensor, like: Tensor, rows: int) -> Sequence[Tensor]:

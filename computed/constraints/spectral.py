@@ -9,7 +9,14 @@ from torch import Tensor
 from computed.constraint import State
 from computed.constraints.refusing import resolved_dim, whole_number, why_not_matrix
 from computed.constraints.sigma_target import SigmaTarget
-from computed.constraints.sigma_together import ScaledMany, ScaledOne, stacked
+from computed.constraints.sigma_together import (
+    ScaledGroups,
+    ScaledMany,
+    ScaledOne,
+    in_places,
+    places_by_shape,
+    stacked,
+)
 from computed.linalg import as_matrix
 from computed.memory_order import columns_in_memory, matrix_by, vector_back, vector_by
 from computed.power_iteration import is_small, power_step, power_step_of_large, power_step_of_small
@@ -144,6 +151,15 @@ class Spectral(SigmaTarget, Together):
             value = raws[0] * scale
             one = ScaledOne(as_it_is(value), self.rows, scale, slope, *state)
             return Evaluated([value], [state], one)
+        places = places_by_shape(raws)
+        if len(places) == 1:
+            return self._evaluate_many(those, raws)
+        parts = [self._evaluate_many([those[i] for i in where], [raws[i] for i in where]) for where in places]
+        values, states, kept = zip(*parts, strict=True)
+        return Evaluated(in_places(places, values), in_places(places, states), ScaledGroups(places, kept))
+
+    def _evaluate_many(self, those: Sequence["Spectral"], raws: Sequence[Tensor]) -> Evaluated:
+        """Those of one shape."""
         matrices = stacked(raws, self.rows)
         u, v = map(torch.stack, zip(*[one.state() for one in those], strict=True))
         u, v, sigmas = power_step_of_small(matrices, u, v, self.n_power_iterations)

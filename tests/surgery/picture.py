@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from computed.parameter import ComputedParameter
 
 # what a read may fill: the held values, and the marks of an evaluation
-TRANSIENT = ("_ahead", "_factors", "_found", "_holds", "_pending_state", "_team", "_written")
+TRANSIENT = ("_factors", "_found", "_holds", "_pending_state", "_team", "_written")
 HOOKS = "_hooks"
 
 
