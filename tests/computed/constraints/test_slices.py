@@ -48,6 +48,8 @@ def test_stack_is_torchs_stack_of_transforms(dim: int):
 @pytest.mark.parametrize("dim", [0, 1])
 def test_each_slice_is_what_its_constraint_makes_of_it_alone(dim: int, dtype: torch.dtype):
     weight = torch.randn(6, 6).to(dtype)
+    # columns lie strided in the whole, where a function of torch may round otherwise than on contiguous data
+    rtol = 4 * torch.finfo(dtype).eps if dim else 0
     for sizes, specs in (
         ([1, 1, 2, 2], ["positive", "none", "centred", "unit_norm"]),
         ([2, 2, 1, 1], ["positive", "none", "ordered", "ordered"]),
@@ -57,7 +59,7 @@ def test_each_slice_is_what_its_constraint_makes_of_it_alone(dim: int, dtype: to
             own if spec == "none" else made(own.clone(), spec).eval().detach()
             for spec, own in zip(specs, weight.split(sizes, dim), strict=True)
         ]
-        torch.testing.assert_close(parameter.detach(), torch.cat(alone, dim), rtol=0, atol=0)
+        torch.testing.assert_close(parameter.detach(), torch.cat(alone, dim), rtol=rtol, atol=0)
     # a square slice takes a constraint on square matrices, whatever the whole is
     parameter = made(torch.randn(2, 5), Concatenated(["none", "symmetric"], [3, 2], dim=1))
     assert torch.equal(parameter.detach()[:, 3:], parameter.detach()[:, 3:].T)
