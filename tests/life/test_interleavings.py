@@ -250,6 +250,6 @@ def test_a_stale_value_is_seen(event: str, monkeypatch: pytest.MonkeyPatch):
     """Where nothing tells that a storage has moved, the comparison fails."""
     for module in (held, layout, reading, sources, writing):
         monkeypatch.setattr(module, "address_of", lambda tensor: 0)
-    monkeypatch.setattr(settling.Settling, "before_step", lambda parameter: [])
+    monkeypatch.setattr(settling.Settling, "before_step", lambda parameter, buffers, new: None)
     with pytest.raises(AssertionError, match="not equal"):
         live(("positive", "unit_norm"), "SGD", [("forward", False), ("backward", False), (event, False)])
