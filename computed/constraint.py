@@ -115,8 +115,11 @@ class Constraint(nn.Module, abc.ABC):
         """The shape of each raw for a value of ``shape``, in the order of ``roles``."""
         return tuple(shape for _ in self.roles)
 
-    def scales_up(self, value: Tensor) -> bool:
-        """Whether insertion makes ``value`` larger although it was admissible as a bound; plans mark it."""
+    def scales_up(self, value: Tensor, state: State) -> bool:
+        """Whether insertion makes ``value``, whose state is ``state``, larger although it was admissible as a bound.
+
+        Plans mark it.
+        """
         return False
 
     def op_rule(self, op: Callable[..., Any]) -> Callable[..., Tensor] | None:

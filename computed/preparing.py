@@ -1,7 +1,7 @@
 """Making a computed parameter: the chain bound to its site, the raws projected from the value."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -26,7 +26,7 @@ from computed.watching import own_storage, same_bits
 class Prepared:
     """A chain bound to a site, with the preimages of its value; ``preimages`` is None where projection waits.
 
-    ``shape`` is that of the value.
+    ``shape`` is that of the value; ``value`` is what the preimages stand for, until somebody has measured it.
     """
 
     site: Site
@@ -34,6 +34,7 @@ class Prepared:
     links: tuple[Link, ...]
     preimages: tuple[Preimage, ...] | None
     shape: torch.Size
+    value: Tensor | None = None
 
     @property
     def reshapes(self) -> bool:
@@ -81,8 +82,8 @@ def prepare(
     preimages = kept_preimages(links, value, present) or invert(links, value)
     links = count_inputs(links, preimages)
     check_raws(links, preimages, value, site)
-    shape = _checked_shape(site, links, preimages, value, unsafe=unsafe)
-    return Prepared(site, tuple(modules), links, tuple(preimages), shape)
+    prepared = Prepared(site, tuple(modules), links, tuple(preimages), value.shape)
+    return _with_value(prepared, value, unsafe=unsafe)
 
 
 def check_chain(modules: Sequence[nn.Module], site: Site) -> list[str]:
@@ -207,16 +208,13 @@ def _reused(parameter: nn.Parameter, new: Tensor, *, needs_grad: bool) -> nn.Par
     return parameter
 
 
-def _checked_shape(
-    site: Site, links: Sequence[Link], preimages: Sequence[Preimage], value: Tensor, *, unsafe: bool
-) -> torch.Size:
-    """The shape of the value, which must be what it was but for ``unsafe``."""
-    prepared = Prepared(site, tuple(link.module for link in links), tuple(links), tuple(preimages), value.shape)
+def _with_value(prepared: Prepared, value: Tensor, *, unsafe: bool) -> Prepared:
+    """With what the preimages stand for; its shape must be what it was but for ``unsafe``."""
     with torch.no_grad():
         made = projected_value(prepared, value.dtype)
     if made.shape != value.shape and not unsafe:
         raise ConstraintRefusedError(
-            f"{site.name}: the constraint changes the shape, {tuple(value.shape)} to {tuple(made.shape)}; where its "
-            f"host can do with that, pass unsafe=True"
+            f"{prepared.site.name}: the constraint changes the shape, {tuple(value.shape)} to {tuple(made.shape)}; "
+            f"where its host can do with that, pass unsafe=True"
         )
-    return made.shape
+    return replace(prepared, shape=made.shape, value=made)

@@ -91,11 +91,15 @@ def largest_singular_value(matrix: Tensor) -> float:
 
     Infinite where a number is not finite.
     """
-    if not bool(matrix.isfinite().all()):
+    exact = in_double(matrix)
+    largest = float(exact.abs().amax())
+    if largest == 0.0:
+        return 0.0
+    if not math.isfinite(largest):
         return math.inf
-    scaled, largest = scaled_to_one(in_double(matrix))
+    scaled = exact / largest
     small = scaled if scaled.shape[0] <= scaled.shape[1] else scaled.T
-    return float(largest * torch.linalg.eigvalsh(small @ small.T)[-1].clamp_min(0).sqrt())
+    return largest * math.sqrt(max(0.0, float(torch.linalg.eigvalsh(small @ small.T)[-1])))
 
 
 def even(like: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from computed.placement import put_back
 from computed.uncollected import uncollected
 from surgery.declared_ties import redeclare
 from surgery.errors import SurgeryError
-from surgery.finding import Found, find
+from surgery.finding import Found, find_computed
 from surgery.graph.passes.plain_reads import with_plain_reads
 from surgery.history import release_disturbed
 from surgery.matching import chosen_by
@@ -63,7 +63,7 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None, *, optim
 @uncollected()
 def bake_in_place(model: nn.Module, patterns: str | Iterable[str] | None, optimizers: Sequence[Optimizer]) -> nn.Module:
     """Bake what ``patterns`` match; see `bake`."""
-    every = [one for one in find(model) if one.computed is not None]
+    every = [one for one, _ in find_computed(model)]
     chosen = every if patterns is None else chosen_by(patterns, every, model, "bake", "computed parameter")
     total = len(every)
     # evaluated before anything is changed: an error leaves the model as it was

@@ -11,7 +11,7 @@ from computed.constraint import Constraint, IteratedConstraint
 from computed.evaluation import evaluate, full_precision, last_arguments
 from computed.linalg import in_double
 from computed.parameter import ComputedParameter
-from surgery.finding import Found, find
+from surgery.finding import Found, find_computed
 from surgery.tables import Tabular
 from surgery.wording import folded
 
@@ -113,7 +113,7 @@ def check(model: nn.Module) -> Check:
         >>> check(model).ok
         True
     """
-    return Check(tuple(_row(found, found.computed) for found in find(model) if found.computed is not None))
+    return Check(tuple(_row(found, computed) for found, computed in find_computed(model)))
 
 
 def _row(found: Found, parameter: ComputedParameter) -> Row:

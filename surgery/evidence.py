@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from computed.parameter import ComputedParameter
 from computed.watching import UnwatchableError, same_bits, snapshot
-from surgery.finding import Found, find
+from surgery.finding import Found, Subject, subjects
 from surgery.quantised_bases import quantised_refusals
 
 
@@ -32,7 +33,7 @@ class Evidence:
 
     def changes(self, model: nn.Module) -> str | None:
         """What has changed in ``model`` since, or None."""
-        now = {one.names: one for one in standing(find(model))}
+        now = {one.names: one for one in standing(subjects(model))}
         for one in self.standing:
             if one.names not in now:
                 return f"{one.names[0]} is gone or tied otherwise"
@@ -49,10 +50,15 @@ def evidence_of(found: tuple[Found, ...], planned: tuple[Found, ...]) -> Evidenc
     return Evidence(standing(found), tuple(bits))
 
 
-def standing(found: tuple[Found, ...]) -> tuple[Standing, ...]:
+def standing(found: Iterable[Subject | Found]) -> tuple[Standing, ...]:
     """What stands where, as far as comparing needs it."""
     return tuple(
-        Standing(one.site.names, id(one.subject), tuple(id(place.host) for place in one.places), one.site.requires_grad)
+        Standing(
+            tuple([place.name for place in one.places]),
+            id(one.subject),
+            tuple([id(place.host) for place in one.places]),
+            one.subject.requires_grad,
+        )
         for one in found
     )
 

@@ -50,10 +50,29 @@ class Found:
         return tuple(seen.values())
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What stands in a model, and where, before anything is asked about it."""
+
+    subject: Tensor | ComputedParameter
+    places: list[Place]
+    holder: Holder | None
+
+
 def find(model: nn.Module) -> tuple[Found, ...]:
     """Every parameter and buffer of ``model``, in the order of its original state dict; raws are not among them."""
+    return tuple(map(_found, subjects(model)))
+
+
+def find_computed(model: nn.Module) -> tuple[tuple[Found, ComputedParameter], ...]:
+    """The computed parameters of ``model``, in the order of its original state dict."""
+    return tuple((_found(one), one.subject) for one in subjects(model) if isinstance(one.subject, ComputedParameter))
+
+
+def subjects(model: nn.Module) -> list[Subject]:
+    """What `find` finds, before anything is asked about it."""
     places: dict[int, list[Place]] = {}
-    subjects: dict[int, Tensor | ComputedParameter] = {}
+    found: dict[int, Tensor | ComputedParameter] = {}
     held: dict[int, Holder] = {}
     for host, prefix in hosts(model):
         holding = holders(host)
@@ -66,8 +85,8 @@ def find(model: nn.Module) -> tuple[Found, ...]:
                 held[id(raws[-1])] = holder
         for attribute, subject in own:
             places.setdefault(id(subject), []).append(Place(host, attribute, prefix + attribute))
-            subjects[id(subject)] = subject
-    return tuple(_found(subjects[key], tuple(stands), held.get(key)) for key, stands in places.items())
+            found[id(subject)] = subject
+    return [Subject(found[key], stands, held.get(key)) for key, stands in places.items()]
 
 
 def hosts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
@@ -110,7 +129,8 @@ def _registered(
             yield name, subject
 
 
-def _found(subject: Tensor | ComputedParameter, places: tuple[Place, ...], holder: Holder | None) -> Found:
+def _found(one: Subject) -> Found:
+    subject, places, holder = one.subject, tuple(one.places), one.holder
     names = tuple(place.name for place in places)
     host = places[0].host
     others = tuple(place.host for place in places[1:])

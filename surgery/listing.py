@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from computed.parameter import ComputedParameter
-from surgery.finding import Found, find
+from surgery.finding import Found, find_computed
 from surgery.matching import chosen_by
 
 
@@ -24,7 +24,7 @@ def computed_parameters(model: nn.Module) -> "OrderedDict[str, ComputedParameter
         ...     print(name, weight.spec, list(weight.raws))
         weight spectral(norm=1.0) ['raw']
     """
-    return OrderedDict((found.site.name, found.computed) for found in find(model) if found.computed is not None)
+    return OrderedDict((found.site.name, computed) for found, computed in find_computed(model))
 
 
 def found_computed(model: nn.Module, patterns: str | Iterable[str] | None, doing: str) -> list[Found]:
@@ -32,5 +32,5 @@ def found_computed(model: nn.Module, patterns: str | Iterable[str] | None, doing
 
     Errors: RuleError for patterns that cannot be read, SurgeryError for one that matches no computed parameter.
     """
-    found = [one for one in find(model) if one.computed is not None]
+    found = [one for one, _ in find_computed(model)]
     return found if patterns is None else chosen_by(patterns, found, model, doing, "computed parameter")

@@ -1,5 +1,7 @@
 """How far a projection moves a weight: relative Frobenius distance, and the largest singular value before and after."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def measure(value: Tensor, prepared: Prepared) -> Measures:
     if value.is_meta or prepared.preimages is None:
         return Measures()
     with torch.no_grad():
-        after = projected_value(prepared, value.dtype)
+        after = prepared.value if prepared.value is not None else projected_value(prepared, value.dtype)
         return Measures(
             moved=None if prepared.reshapes else relative_distance(value, after),
             sigma_before=sigma_max(value, prepared.site),
@@ -36,16 +38,15 @@ def relative_distance(before: Tensor, after: Tensor) -> float:
 
 def sigma_max(value: Tensor, site: Site) -> float | None:
     """The largest singular value of a matrix, or of a convolution's weight as (out, in * k); None for all else."""
-    if value.numel() == 0 or not bool(torch.isfinite(value).all()):
+    if value.numel() == 0 or (value.dim() != 2 and site.convolution is None):
         return None
-    if value.dim() == 2:
-        return largest_singular_value(value)
-    if site.convolution is None:
-        return None
-    return largest_singular_value(as_matrix(value, 1 if site.convolution.transposed else 0))
+    rows = 1 if value.dim() > 2 and site.convolution is not None and site.convolution.transposed else 0
+    found = largest_singular_value(as_matrix(value, rows))
+    return found if math.isfinite(found) else None
 
 
 def scaled_up(value: Tensor, prepared: Prepared) -> bool:
     """Whether the last constraint makes the value larger than it was."""
     last = prepared.modules[-1]
-    return isinstance(last, Constraint) and last.scales_up(value)
+    assert prepared.preimages is not None
+    return isinstance(last, Constraint) and last.scales_up(value, prepared.preimages[-1].state)

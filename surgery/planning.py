@@ -102,7 +102,7 @@ def draft(model: nn.Module, rules: Rules, options: Options, resolve: Resolve | N
         proposal = _proposal(one, rule, surroundings, options, place)
         troubles += [Trouble(rule.text, rule.spec, one.site, reason) for reason in proposal.reasons]
         if proposal.row is not None:
-            rows.append(_measured(proposal.row, one, options))
+            rows.append(_without_value(_measured(proposal.row, one, options)))
     if options.tie == "split":
         problems += tuple(frozen_together(rows, found))
         rows = list(given_copies(rows, found))
@@ -170,6 +170,11 @@ def _tie_reasons(found: Found, options: Options) -> list[str]:
         return []
     others = ", ".join(found.site.aliases)
     return [f"is tied to {others}; pass tie='share' for one computed parameter in all places, or tie='split'"]
+
+
+def _without_value(row: PlannedSite) -> PlannedSite:
+    """A plan keeps preimages only: values of all sites would be a second model."""
+    return row if row.prepared is None else replace(row, prepared=replace(row.prepared, value=None))
 
 
 def _measured(row: PlannedSite, found: Found, options: Options) -> PlannedSite:

@@ -18,7 +18,7 @@ from computed.spec import parse_spec
 from surgery.applying import carry_out
 from surgery.contents import Contents, fingerprint
 from surgery.errors import PlanError, SurgeryError
-from surgery.finding import Found, find
+from surgery.finding import Found, find, find_computed
 from surgery.planning import Options, draft
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -93,7 +93,7 @@ def load_checkpoint(model: Module, path: str | os.PathLike[str]) -> Module:
     """
     contents, tensors = _read(Path(path))
     _check_base(model, contents, Path(path))
-    present = {one.site.name: one.computed.spec for one in find(model) if one.computed is not None}
+    present = {one.site.name: computed.spec for one, computed in find_computed(model)}
     if present and present != contents.rules:
         raise SurgeryError(f"{path}: the model is constrained already, by other rules; load into a plain one")
     made = draft(model, [] if present else contents.patterns(), Options(project=False, measures=False))

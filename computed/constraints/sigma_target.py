@@ -82,6 +82,8 @@ class SigmaTarget(Described, IteratedConstraint, Scaled, abc.ABC):
     def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
         """The value for given ``u`` and ``v``."""
         settings = (self.rows, self.target(), self.eps, self.bound is not None)
+        if not torch.is_grad_enabled():  # to enter a function takes longer than all that a small one computes
+            return SigmaScaling.forward(raw, state[0], state[1], *settings)[0]
         value: Tensor = SigmaScaling.apply(  # type: ignore[no-untyped-call] # torch annotates nothing of it
             raw, state[0], state[1], *settings
         )[0]
@@ -160,10 +162,10 @@ class SigmaTarget(Described, IteratedConstraint, Scaled, abc.ABC):
         """The accuracy of the settled state, or of the dtype."""
         return max(1e-3, float(torch.finfo(dtype).eps))
 
-    def scales_up(self, value: Tensor) -> bool:
+    def scales_up(self, value: Tensor, state: State) -> bool:
         """Whether the norm is set above the value's."""
         if self.bound is not None:
             return False
-        u, v = self.cold_state(value)[:2]
-        sigma = sigma_along(as_matrix(value, self.rows), u, v)
+        u, v = state[:2]
+        sigma = sigma_along(as_matrix(value, self.rows).to(u.dtype), u, v)
         return float(sigma) < self.target() * (1 - self.tolerance(value.dtype))

@@ -13,7 +13,7 @@ from computed.guard import GuardedModules
 from computed.parameter import ComputedParameter
 from computed.placement import unguard
 from surgery.errors import SurgeryError
-from surgery.finding import Found, find
+from surgery.finding import Found, find_computed
 from surgery.graph.integers import IntegerWeight
 from surgery.listing import found_computed
 
@@ -53,7 +53,7 @@ def with_integer_weights(
             f"{who}: {type(graph).__name__} has no graph; make one with apply_constraints(..., via='fx')"
         )
     made = copy.deepcopy(graph)
-    total = sum(one.computed is not None for one in find(made))
+    total = len(find_computed(made))
     chosen = found_computed(made, patterns, who)
     reasons = {one.site.name: _why_not(one.computed) for one in chosen if one.computed is not None}
     refused = [f"{name}: {reason}" for name, reason in reasons.items() if reason is not None]

@@ -220,9 +220,12 @@ def test_a_weight_that_trains_through_zero_comes_back():
 
 def test_says_where_a_weight_is_scaled_up():
     weight = torch.randn(9, 7)
-    assert Spectral(2 * sigma(weight)).scales_up(weight)
-    assert not Spectral(0.5 * sigma(weight)).scales_up(weight)
-    assert not Spectral(bound=2 * sigma(weight)).scales_up(weight)
+    for constraint, larger in (
+        (Spectral(2 * sigma(weight)), True),
+        (Spectral(0.5 * sigma(weight)), False),
+        (Spectral(bound=2 * sigma(weight)), False),
+    ):
+        assert constraint.scales_up(weight, constraint.right_inverse(weight).state) is larger
 
 
 def test_settings_move_while_it_trains():
