@@ -6,6 +6,8 @@ Names are loaded at first use, so that reading specs and the catalogue never imp
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from computed.uncollected import uncollected
+
 if TYPE_CHECKING:
     from computed.constraint import Constraint as Constraint
     from computed.constraint import IteratedConstraint as IteratedConstraint
@@ -54,7 +56,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'computed' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_PLACES[name]), name)
+    with uncollected():  # what is imported stays, and looking through all of torch meanwhile takes a tenth of a second
+        found = getattr(importlib.import_module(_PLACES[name]), name)
     globals()[name] = found
     return found
 

@@ -151,6 +151,9 @@ class Reading(Writing):
         """The value that eval uses, from whichever mode; a tensor of its own."""
         with LOCK, torch.no_grad():
             self.absorb()
+            held = self._holds[False]
+            if held is not None and held.usable():
+                return held.plain.detach().clone()
             with as_in_eval(self.modules()):
                 return self.evaluated(training=False).detach().clone()
 

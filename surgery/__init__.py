@@ -6,6 +6,8 @@ Names are loaded at first use, so that reading rules never imports torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from computed.uncollected import uncollected
+
 if TYPE_CHECKING:
     from surgery.adopting import adopt as adopt
     from surgery.baking import bake as bake
@@ -108,7 +110,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'surgery' has no attribute {name!r}")
-    found = getattr(importlib.import_module(_PLACES[name]), name)
+    with uncollected():  # what is imported stays, and looking through all of torch meanwhile takes a tenth of a second
+        found = getattr(importlib.import_module(_PLACES[name]), name)
     globals()[name] = found
     return found
 

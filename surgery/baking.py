@@ -14,7 +14,6 @@ from computed.uncollected import uncollected
 from surgery.declared_ties import redeclare
 from surgery.errors import SurgeryError
 from surgery.finding import Found, find_computed
-from surgery.graph.passes.plain_reads import with_plain_reads
 from surgery.history import release_disturbed
 from surgery.matching import chosen_by
 from surgery.optimizers import Exchange, Following, Optimizers, listed, standing
@@ -52,6 +51,8 @@ def bake(model: nn.Module, patterns: str | Iterable[str] | None = None, *, optim
         ('Parameter', True)
     """
     if isinstance(model, fx.GraphModule):
+        from surgery.graph.passes.plain_reads import with_plain_reads  # loaded for a graph only
+
         if optimizer is not None:
             raise SurgeryError(
                 "optimizer= follows a change in place; a graph that is baked is new: make a new optimizer"

@@ -4,18 +4,19 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from torch import nn
 from torch.optim import Optimizer
 
 from surgery.errors import PlanError, SurgeryError
-from surgery.graph.applying import export_of, graph_of
-from surgery.graph.module import ConstrainedGraph
 from surgery.optimizers import Optimizers, listed
 from surgery.planned import apply_rows
 from surgery.planning import Draft, Options, Rules, draft
 from surgery.routes import check_arguments, check_route
+
+if TYPE_CHECKING:
+    from surgery.graph.module import ConstrainedGraph
 
 logger = logging.getLogger("surgery")
 
@@ -52,7 +53,7 @@ def apply_constraints(
     dynamic_shapes: object = None,
     hooks: str = "refuse",
     lower: "Mapping[type[nn.Module], Callable[..., Any]] | None" = None,
-) -> ConstrainedGraph: ...
+) -> "ConstrainedGraph": ...
 
 
 @overload
@@ -133,6 +134,8 @@ def apply_constraints(
     options = Options(strict, existing, tie, measures=False, unsafe=unsafe)
     given = {"example": example, "dynamic_shapes": dynamic_shapes, "lower": lower}
     check_arguments(model, via, {**given, "optimizer": optimizer, "hooks": None if hooks == "refuse" else hooks})
+    if via != "tree":
+        from surgery.graph.applying import export_of, graph_of  # loaded for a graph only
     if via == "fx":
         return graph_of(model, rules, options, example=example, hooks=hooks, lower=lower)
     if via == "export":

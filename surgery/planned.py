@@ -10,9 +10,6 @@ from computed.uncollected import uncollected
 from surgery.applying import carry_out
 from surgery.errors import PlanError, SurgeryError
 from surgery.evidence import Evidence, evidence_of
-from surgery.graph.arguments import call_of, example_of
-from surgery.graph.choosing import resolved, uses_by_trace, uses_in_export
-from surgery.graph.exporting import exported
 from surgery.optimizers import Optimizers, listed, refusals
 from surgery.planning import Draft, Options, Resolve, Rules, draft
 from surgery.proposal import Action, PlannedSite
@@ -154,6 +151,11 @@ def _resolver(model: nn.Module, via: str, example: object) -> Resolve | None:
     """What finds out what rules about operations are about; None for a tree, which cannot."""
     if via == "tree":
         return None
+    # loaded for a graph only
+    from surgery.graph.arguments import call_of, example_of
+    from surgery.graph.choosing import resolved, uses_by_trace, uses_in_export
+    from surgery.graph.exporting import exported
+
     given = example_of(example)
     call = call_of(model, given)
     if via == "fx":

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import fx, nn
 
 from surgery.errors import SurgeryError
-from surgery.graph.module import ConstrainedGraph
 
 ROUTES = ("tree", "fx", "export")
 # which route each argument is for, and what to do instead
@@ -26,10 +25,17 @@ def check_arguments(model: nn.Module, via: str, given: Mapping[str, object]) -> 
         routes, cure = ROUTES_OF[name]
         if value is not None and via not in routes:
             raise SurgeryError(f"{name}= {cure}")
-    if via == "tree" and isinstance(model, ConstrainedGraph):
+    if via == "tree" and isinstance(model, fx.GraphModule) and _is_ours(model):
         raise SurgeryError(
             "the model is a graph, which reads plain tensors by name: pass via='fx', which traces it anew"
         )
+
+
+def _is_ours(graph: fx.GraphModule) -> bool:
+    # loaded for a graph only
+    from surgery.graph.module import ConstrainedGraph
+
+    return isinstance(graph, ConstrainedGraph)
 
 
 def check_route(via: str) -> None:

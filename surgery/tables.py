@@ -5,11 +5,12 @@ import html
 import io
 import shutil
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:  # loaded where something is printed
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
 NARROWEST = 80
 
@@ -31,13 +32,15 @@ class Tabular(abc.ABC):
 
     def __str__(self) -> str:
         """Plain text as wide as the terminal, 80 columns where there is none."""
+        from rich.console import Console
+
         width = shutil.get_terminal_size((NARROWEST, 24)).columns if sys.stdout.isatty() else NARROWEST
         console = Console(file=io.StringIO(), width=max(width, NARROWEST), color_system=None, legacy_windows=False)
         with console.capture() as capture:
             self._print(console)
         return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
-    def __rich_console__(self, console: Console, options: object) -> "list[Table | Text]":
+    def __rich_console__(self, console: "Console", options: object) -> "list[Table | Text]":
         """For `rich.print`."""
         return self._parts()
 
@@ -50,11 +53,14 @@ class Tabular(abc.ABC):
         below = "".join(f"<p>{html.escape(text)}</p>" for text in self.footer())
         return f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>{below}"
 
-    def _print(self, console: Console) -> None:
+    def _print(self, console: "Console") -> None:
         for part in self._parts():
             console.print(part)
 
     def _parts(self) -> "list[Table | Text]":
+        from rich.table import Table
+        from rich.text import Text
+
         lines = self.lines()
         below = [Text(text) for text in self.footer()]
         if not lines:

@@ -571,7 +571,8 @@ def test_a_long_plan_shows_its_progress_on_a_terminal_only(
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
     surgery.plan(ResNet(), {"*conv*.weight": "spectral"})
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(progress, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=80))
+    # as `tracked` imports it
+    monkeypatch.setattr("rich.console.Console", lambda stderr: Console(stderr=stderr, force_terminal=True, width=80))
     surgery.plan(ResNet(), {"*conv*.weight": "spectral"})
     printed = capsys.readouterr()
     assert printed.out == ""
