@@ -14,7 +14,15 @@ from computed.modes import as_in_eval
 from computed.once import record, recorded
 from computed.settling import LOCK
 from computed.team import mates
-from computed.torch_private import address_of, inside_transform, is_fx_tracing, is_jit_tracing
+from computed.torch_private import (
+    address_of,
+    dispatch_modes,
+    fx_tracing,
+    inside_transform,
+    is_fx_tracing,
+    is_jit_tracing,
+    jit_tracing,
+)
 from computed.writing import Writing
 
 # bound once, for the cost of a read
@@ -38,13 +46,15 @@ class Reading(Writing):
             held is not None
             and (held.epoch == EPOCH[0] or held.settings_unchanged())
             and address_of(held.plain) == held.address
+            # nobody records what is done here; a transform has raws of its own, which are not those that are watched
+            and not (dispatch_modes() or fx_tracing() or jit_tracing())
         ):
             for owner, key, tensor, address in held.watched:
                 if owner.get(key) is not tensor or address_of(tensor) != address:
                     break
             else:
                 value = held.in_graph() if grad_enabled() else held.plain
-                if value is not None and not inside_transform():
+                if value is not None:
                     if held.states is not None:
                         self._claim(held)
                     return value

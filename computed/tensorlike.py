@@ -14,6 +14,7 @@ How a name or an operation is answered, in this order:
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from types import NoneType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -24,6 +25,8 @@ from computed.torch_private import tree_map
 
 CONTAINERS = (list, tuple, dict)
 PLAIN = frozenset((Tensor, nn.Parameter, type(None), int, float, bool, str, torch.dtype, torch.Size))
+# what reads weights most, and writes to none
+OFTEN = frozenset((nn.functional.linear, torch.conv1d, torch.conv2d, torch.conv3d, torch.matmul, torch.embedding))
 # oneDNN's recurrent kernels take their weights by pointers for writing, so that a copy-on-write storage is copied, at
 # each call, and by several threads at once, which crashes
 TAKING_THE_MEMORY = frozenset((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu))
@@ -59,22 +62,26 @@ class TensorLike:
     ) -> Any:
         """Do ``func`` with values in the place of computed parameters.
 
-        One flat loop, and types compared before `isinstance`: this is paid by every read of every weight.
+        One flat loop, and types compared before `isinstance`: this is paid by every read of every weight, and in the
+        midst of a model's work each object that is looked at comes from main memory.
         """
         if kwargs:
             return _with_keywords(func, args, kwargs)
-        if func.__name__[-1] == "_" and is_write(func):
+        if func not in OFTEN and is_write(func):
             return _write(func, args, {})
         values = []
         for argument in args:
-            if type(argument) in PLAIN:
+            kind = type(argument)
+            if kind is Tensor or kind is nn.Parameter or kind is NoneType:
                 values.append(argument)
-            elif type(argument) is cls or isinstance(argument, TensorLike):
+            elif kind is cls or isinstance(argument, TensorLike):
                 if argument.ruled:
                     result = argument.rule(func, args, {})
                     if result is not NotImplemented:
                         return result
                 values.append(argument.value())
+            elif kind in PLAIN:
+                values.append(argument)
             else:
                 values.append(resolved(argument) if func not in TAKING_THE_MEMORY else copied(argument))
         return func(*values)

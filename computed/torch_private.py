@@ -4,6 +4,7 @@ Where a name is missing, the mechanism that needs it is off and everything is ev
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -85,22 +86,25 @@ outside_compilation: Callable[..., Any] = torch._compile._disable_dynamo
 
 # bound once: a read of a held value asks all of these, and an attribute chain costs more than the call
 _functorch_level = torch._C._functorch.peek_interpreter_stack
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_jit_tracing = torch._C._is_tracing
-_fx_tracing = _symbolic_trace.is_fx_symbolic_tracing
-# newer releases have no flag and answer by thread; where there is one, it is looked at without a call
-_fx_module = vars(_symbolic_trace)
-FX_FLAG = "_is_fx_tracing_flag"
+dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+jit_tracing: Callable[[], bool] = torch._C._is_tracing
+# newer releases have no flag and answer by thread; where there is one, it is looked at without a function in Python
+_FLAG = "_is_fx_tracing_flag"
+fx_tracing: Callable[[], Any] = (
+    functools.partial(vars(_symbolic_trace).get, _FLAG)
+    if _FLAG in vars(_symbolic_trace)
+    else _symbolic_trace.is_fx_symbolic_tracing
+)
 
 
 def inside_transform() -> bool:
     """Inside a functorch level, a dispatch mode, a trace or a forward-mode level: no tensor there is ours to keep."""
     return (
-        _dispatch_modes() != 0
+        dispatch_modes() != 0
         or _functorch_level() is not None
         or forward_ad._current_level >= 0
-        or (_fx_module[FX_FLAG] if FX_FLAG in _fx_module else _fx_tracing())
-        or _jit_tracing()
+        or fx_tracing()
+        or jit_tracing()
     )
 
 
@@ -114,13 +118,13 @@ def proxy_tracer() -> Any:
 def outside_transforms() -> Iterator[None]:
     """No functorch level, dispatch mode or jit trace: what is done here is none of their business."""
     with contextlib.ExitStack() as stack:
-        if _jit_tracing():
+        if jit_tracing():
             tracing = torch._C._get_tracing_state()
             torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
             stack.callback(torch._C._set_tracing_state, tracing)  # type: ignore[attr-defined]
         if _functorch_level() is not None:
             stack.enter_context(pyfunctorch.temporarily_clear_interpreter_stack())
-        if _dispatch_modes():
+        if dispatch_modes():
             stack.enter_context(_python_dispatch._disable_current_modes())
         yield
 
@@ -131,7 +135,7 @@ without_torch_function: Callable[[], contextlib.AbstractContextManager[None]] = 
 
 def is_jit_tracing() -> bool:
     """Whether `torch.jit.trace` records what is done at this moment."""
-    return bool(_jit_tracing())
+    return bool(jit_tracing())
 
 
 def fx_patches_lifted() -> contextlib.AbstractContextManager[None]:
@@ -142,7 +146,7 @@ def fx_patches_lifted() -> contextlib.AbstractContextManager[None]:
 
 def is_fx_tracing() -> bool:
     """Whether stock FX traces at this moment; a computed parameter must then be recorded as a call of its module."""
-    return bool(_fx_tracing())
+    return bool(_symbolic_trace.is_fx_symbolic_tracing())
 
 
 def tree_map(function: Callable[[Any], Any], tree: Any) -> Any:
