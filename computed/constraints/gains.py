@@ -1,13 +1,16 @@
 """IA3: a fixed weight times a gain for each row or column, and a fixed bias times the very gains of its weight."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from computed.constraint import Constraint, Preimage, Role
 from computed.constraints.frozen_base import BASE, OnBase, added
+from computed.constraints.gain_ops import gained
+from computed.scaled import DIMENSIONS
 
 
 class IA3(OnBase):
@@ -15,6 +18,10 @@ class IA3(OnBase):
 
     The value starts as the weight itself, bit for bit: gains are one. For a convolution columns are input channels.
     Weight decay shrinks gains towards zero, not towards one.
+
+    In training, `F.linear` and convolutions are done with ``W`` and scale their channels, where each takes part in
+    enough products (`computed.constraints.gain_ops.pays`): neither the value nor a gradient of it is made. Value and
+    layer agree to rounding; eval takes the value.
 
     Args:
         inputs: scale columns, as the reference does for the second layer of a feed-forward block, not rows.
@@ -56,6 +63,12 @@ class IA3(OnBase):
         sizes = [1] * base.dim()
         sizes[dim] = base.shape[dim]
         return base * gains.reshape(sizes)
+
+    def op_rule(self, op: Callable[..., Any]) -> Callable[..., Any] | None:
+        """The rules for `F.linear` and convolutions, transposed ones too."""
+        if op not in DIMENSIONS or self.disabled:
+            return None
+        return partial(gained, op, self.scaled_dim(DIMENSIONS[op] + 2))
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value as base, and gains of one."""
