@@ -1,4 +1,4 @@
-"""Fine-tuning all-MiniLM-L6-v2 with adapters of rank 16, beside PEFT's.
+"""Fine-tuning all-MiniLM-L6-v2 with adapters of rank 16, and with gains (IA3), beside PEFT's.
 
 A step of AdamW on 8 x 16 random tokens, on one thread, by turns in one process: ``W`` frozen, the queries and values of
 every layer adapted. The plain model trains those weights themselves. Then what merging and taking back leaves of the
@@ -20,21 +20,28 @@ from benchmarks.training import step_of
 from examples.pretrained_minilm import load, weights_folder
 
 RANK = 16
-RULES = {"*": "frozen", "encoder.*.{query,value}.weight": f"lora({RANK}, alpha={RANK})"}
+SITES = "encoder.*.{query,value}.weight"
+SPECS = {"LoRA": f"lora({RANK}, alpha={RANK})", "IA3": "ia3"}
 ADAPTED = ("query.weight", "value.weight")
 ROUNDS = 31
 
 
-def adapted(plain: nn.Module) -> dict[str, nn.Module]:
+def adapted(plain: nn.Module, kind: str) -> dict[str, nn.Module]:
     """The plain model with the adapted weights trained, ours, and PEFT's where it is installed."""
     trained = copy.deepcopy(plain)
     for name, parameter in trained.named_parameters():
         parameter.requires_grad_(name.endswith(ADAPTED))
-    found = {"plain": trained, "computed-surgery": surgery.apply_constraints(copy.deepcopy(plain), RULES)}
+    rules = {"*": "frozen", SITES: SPECS[kind]}
+    found = {"plain": trained, "computed-surgery": surgery.apply_constraints(copy.deepcopy(plain), rules)}
     if importlib.util.find_spec("peft") is not None:
         import peft
 
-        config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["query", "value"])
+        sites = ["query", "value"]
+        config = (
+            peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=sites)
+            if kind == "LoRA"
+            else peft.IA3Config(target_modules=sites, feedforward_modules=[])
+        )
         found["PEFT"] = peft.get_peft_model(copy.deepcopy(plain), config)  # type: ignore[arg-type] # any module
     return found
 
@@ -60,20 +67,26 @@ def _differing(found: Tensor, before: Tensor) -> int:
 
 
 def main(rounds: int = ROUNDS) -> None:
-    """Print both tables."""
+    """Print two tables for each kind."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"{machine()}, 1 thread; {rounds} rounds.\n")
     plain, _ = load(weights_folder())
-    models = adapted(plain)
+    print("\n\n".join(compared(plain, kind, rounds) for kind in SPECS))
+
+
+def compared(plain: nn.Module, kind: str, rounds: int) -> str:
+    """The tables of one kind of adapter."""
+    models = adapted(plain, kind)
     steps = {name: step_of(model, torch.optim.AdamW) for name, model in models.items()}
     samples = interleaved(steps, rounds=rounds, calls=1, shuffled=True)
     rows = []
     for name in models:
         times = [f"{1e3 * seconds:.1f}" for seconds in samples.quartiles(name)]
         rows.append((name, *times, f"{samples.ratios(name, 'PEFT' if 'PEFT' in models else 'plain')[1]:.3f}"))
-    print(table(("ms a step", "25 %", "median", "75 %", "times PEFT" if "PEFT" in models else "times plain"), rows))
-    print("\n" + table(("taken back", "entries that differ"), changed_entries(models, plain)))
+    heads = (f"{kind}, ms a step", "25 %", "median", "75 %", "times PEFT" if "PEFT" in models else "times plain")
+    taken_back = table((f"{kind}, taken back", "entries that differ"), changed_entries(models, plain))
+    return f"{table(heads, rows)}\n\n{taken_back}"
 
 
 if __name__ == "__main__":

@@ -83,5 +83,5 @@ COSTS: Final[Mapping[str, str]] = {
     "oft": "m n b for blocks of b, and a solve for each",
     "boft": "for each factor m n b for blocks of b, and a solve for each",
     "hra": "m n r for r reflections",
-    "ia3": "2 passes",
+    "ia3": "2 passes; in training a pass over the output (`inputs=True`: over the input) of a layer instead",
 }
