@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import computed
 import surgery
+from computed.constraints.spectral import Spectral
 from computed.parameter import ComputedParameter
 from surgery.rules.errors import RuleError
 from tests.surgery.models import MODELS, SPECS, SQUARE_SPECS, Attending, Listed, ResNet, TiedLM, transformer
@@ -368,3 +369,29 @@ def test_kernels_are_those_of_a_parameter(enabled: bool, gradients: bool, frozen
         before = layer(inputs)
         assert before.requires_grad is (gradients and not frozen)
         assert torch.equal(surgery.bake(layer)(inputs), before)
+
+
+def test_a_bake_in_eval_takes_what_eval_holds(monkeypatch: pytest.MonkeyPatch):
+    evaluated = []
+    whole = Spectral.settled_state
+    monkeypatch.setattr(Spectral, "settled_state", lambda self, raw: evaluated.append(1) or whole(self, raw))
+    model = surgery.apply_constraints(nn.Linear(5, 4), {"weight": "spectral"})
+    x = torch.randn(3, 5)
+    expected = model.eval()(x)
+    held = model.weight.value().detach()
+    evaluated.clear()
+    weight = surgery.bake(model).weight
+    assert evaluated == []
+    assert torch.equal(model(x), expected)
+    with torch.no_grad():
+        weight.zero_()  # in memory of its own
+    assert held.abs().sum() > 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_bake_after_a_write_evaluates(training: bool):
+    model = surgery.apply_constraints(nn.Linear(5, 4), {"weight": "spectral"}).eval()
+    model(torch.randn(3, 5))
+    model.train(training).weight.raws["raw"].data.mul_(3).add_(1)
+    expected = copy.deepcopy(model).eval().weight.detach()
+    assert torch.equal(surgery.bake(model).weight, expected)

@@ -19,9 +19,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import surgery
+from computed import preparing
+from computed.constraints.spectral import Spectral
 from computed.parameter import ComputedParameter
 from computed.torch_private import address_of
-from surgery import planned, progress
+from surgery import measuring, planned, progress
 from tests.surgery.models import MODELS, SPECS, Listed, ResNet, TiedLM
 from tests.surgery.picture import differences, picture
 
@@ -592,6 +594,19 @@ def test_planning_a_large_model_walks_it_once(monkeypatch: pytest.MonkeyPatch):
     plan = planned.plan(model, {"*.weight": "symmetric"})
     assert len(plan.sites) == 200
     assert sum(calls) < 10
+
+
+def test_each_weight_is_projected_and_decomposed_once(monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+    value, cold = preparing.projected_value, Spectral.cold_state
+    monkeypatch.setattr(preparing, "projected_value", lambda *args: calls.append("value") or value(*args))
+    monkeypatch.setattr(measuring, "projected_value", lambda *args: calls.append("again") or value(*args))
+    monkeypatch.setattr(Spectral, "cold_state", lambda self, raw: calls.append("state") or cold(self, raw))
+    plan = surgery.plan(nn.Linear(5, 4), {"weight": "spectral(norm=100.0)"})
+    assert sorted(calls) == ["state", "value"]
+    assert plan.sites[0].measures.scaled_up
+    assert plan.sites[0].prepared is not None
+    assert plan.sites[0].prepared.value is None  # values of all sites would be a second model
 
 
 def test_the_environment_is_left_alone():
