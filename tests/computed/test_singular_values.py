@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from computed.singular_values import GRAM_SIDE, largest_singular_value, leading_vectors, power_steps
+from computed.torch_private import address_of
+from computed.watching import snapshot
 
 LARGE = GRAM_SIDE + 32
 SHAPES = [(1, 1), (1, 9), (9, 1), (30, 40), (LARGE, LARGE), (LARGE, 3 * LARGE), (3 * LARGE, LARGE)]
@@ -120,3 +122,13 @@ def test_power_steps_survive_any_matrix(scale):
     u, v = torch.full((4,), 0.5), torch.full((5,), 5**-0.5)
     for vector, start in zip(power_steps(matrix, u, v, 2), (u, v), strict=True):
         torch.testing.assert_close(vector, start)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_matrix_is_left_as_it_was_and_no_snapshot_is_copied(dtype: torch.dtype):
+    matrix = (3 * torch.randn(9, 5)).to(dtype)
+    before, kept = matrix.clone(), snapshot(matrix)
+    address = address_of(matrix)
+    assert largest_singular_value(matrix) == pytest.approx(truth(before), rel=1e-13)
+    assert torch.equal(matrix, before)
+    assert address_of(matrix) == address_of(kept) == address
