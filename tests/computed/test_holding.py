@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -379,7 +380,7 @@ def test_a_flag_matters_where_gradients_are_taken() -> None:
     assert layer.weight.raws["raw"].grad is not None
 
 
-def test_transforms_never_meet_a_held_value() -> None:
+def test_transforms_of_raws_never_meet_a_held_value() -> None:
     """grad, vmap, jvp, functional_call and forward-mode AD see tensors of their own level."""
     layer = surgery.constrain(nn.Linear(4, 4), weight=Counting())
     x = torch.randn(3, 4)
@@ -541,3 +542,35 @@ def test_second_derivatives_after_a_buffer_was_watched_anew(spec: str) -> None:
                 buffer.copy_(buffer.clone())
         second_order(each, torch.linspace(-1, 1, 12).view(2, 6))
     assert_same_gradients(model, twin)
+
+
+TRANSFORMS = {
+    "grad": lambda model, x: torch.func.grad(lambda z: model(z).square().sum())(x),
+    "grad of each": lambda model, x: torch.func.vmap(torch.func.grad(lambda z: model(z).square().sum()))(
+        x.expand(3, -1)
+    ),
+    "jvp": lambda model, x: torch.func.jvp(model, (x,), (x.flip(0),))[1],
+    "vjp": lambda model, x: torch.func.vjp(model, x)[1](model(x))[0],
+    "hessian": lambda model, x: torch.func.hessian(lambda z: model(z).square().sum())(x),
+    "make_fx": lambda model, x: make_fx(lambda z: model(z))(x)(x),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("spec", ["spectral", "orthogonal", "positive"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_transform_of_inputs_reads_what_is_held(name: str, spec: str, training: bool) -> None:
+    layer = surgery.apply_constraints(nn.Linear(5, 5).double(), {"weight": spec}).train(training)
+    model = nn.Sequential(layer, nn.Tanh())
+    x = torch.randn(5, dtype=torch.float64)
+    model(x).sum().backward()
+    plain = copy.deepcopy(nn.Sequential(nn.Linear(5, 5), nn.Tanh()).double())
+    with torch.no_grad():
+        plain[0].weight.copy_(layer.weight.value())
+        plain[0].bias.copy_(layer.bias)
+    found, expected = (TRANSFORMS[name](one, x) for one in (model, plain))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+    if found.requires_grad:
+        layer.zero_grad()
+        found.square().sum().backward()
+        assert layer.weight.raws["raw"].grad.abs().sum() > 0
