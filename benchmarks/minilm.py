@@ -60,17 +60,13 @@ def models() -> dict[str, nn.Module]:
     surgery.apply_constraints(constrained, RULES)
     plain = surgery.bake(copy.deepcopy(constrained))
     handed, parametrized = copy.deepcopy(plain), copy.deepcopy(plain)
-    for name, host in constrained.encoder.named_modules():  # type: ignore[union-attr] # a module
+    for name, host in constrained.get_submodule("encoder").named_modules(prefix="encoder"):
         if isinstance(host, nn.Linear):
-            other = handed.encoder.get_submodule(name)  # type: ignore[union-attr] # a module
+            other = handed.get_submodule(name)
             weight = other._parameters.pop("weight")
             assert weight is not None
             other._modules["weight"] = HandedOn(weight)
-            parametrize.register_parametrization(
-                parametrized.encoder.get_submodule(name),  # type: ignore[union-attr] # a module
-                "weight",
-                nn.Identity(),
-            )
+            parametrize.register_parametrization(parametrized.get_submodule(name), "weight", nn.Identity())
     return {
         "plain": plain,
         "plain copy": copy.deepcopy(plain),

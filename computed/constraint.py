@@ -216,7 +216,7 @@ class IteratedConstraint(Constraint):
     def add_commit(self, state: Sequence[Tensor], buffers: list[Tensor], new: list[Tensor]) -> None:
         """Add what `commit` writes to, and what it writes there, to those of others."""
         for name, value in zip(self.state_names, state, strict=True):
-            buffers += self._buffers[name], self._buffers["pending_" + name]  # type: ignore[arg-type] # allocated
+            buffers += self._buffers[name], self._buffers["pending_" + name]  # type: ignore[arg-type] # None only before allocate_state
             new += value, value
 
     def _apply(self, fn: Any, recurse: bool = True) -> "IteratedConstraint":

@@ -21,7 +21,6 @@ from computed.torch_private import (
     inside_transform,
     is_fx_tracing,
     is_jit_tracing,
-    jit_tracing,
 )
 from computed.writing import Writing
 
@@ -47,7 +46,7 @@ class Reading(Writing):
             and (held.epoch == EPOCH[0] or held.settings_unchanged())
             and address_of(held.plain) == held.address
             # nobody records what is done here; a transform has raws of its own, which are not those that are watched
-            and not (dispatch_modes() or fx_tracing() or jit_tracing())
+            and not (dispatch_modes() or fx_tracing() or is_jit_tracing())
         ):
             for owner, key, tensor, address in held.watched:
                 if owner.get(key) is not tensor or address_of(tensor) != address:

@@ -84,10 +84,11 @@ weight_norm_backward: Callable[..., tuple[Tensor, Tensor]] | None = _fused_backw
 # `torch.compiler.disable`, which imports the compiler only when what it decorates is called: that takes a second
 outside_compilation: Callable[..., Any] = torch._compile._disable_dynamo
 
-# bound once: a read of a held value asks all of these, and an attribute chain costs more than the call
+# bound once: a read of a held value asks some of these, and an attribute chain costs more than the call
 _functorch_level = torch._C._functorch.peek_interpreter_stack
 dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-jit_tracing: Callable[[], bool] = torch._C._is_tracing
+# whether `torch.jit.trace` records what is done at this moment
+is_jit_tracing: Callable[[], bool] = torch._C._is_tracing
 # newer releases have no flag and answer by thread; where there is one, it is looked at without a function in Python
 _FLAG = "_is_fx_tracing_flag"
 fx_tracing: Callable[[], Any] = (
@@ -104,7 +105,7 @@ def inside_transform() -> bool:
         or _functorch_level() is not None
         or forward_ad._current_level >= 0
         or fx_tracing()
-        or jit_tracing()
+        or is_jit_tracing()
     )
 
 
@@ -118,7 +119,7 @@ def proxy_tracer() -> Any:
 def outside_transforms() -> Iterator[None]:
     """No functorch level, dispatch mode or jit trace: what is done here is none of their business."""
     with contextlib.ExitStack() as stack:
-        if jit_tracing():
+        if is_jit_tracing():
             tracing = torch._C._get_tracing_state()
             torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
             stack.callback(torch._C._set_tracing_state, tracing)  # type: ignore[attr-defined]
@@ -131,11 +132,6 @@ def outside_transforms() -> Iterator[None]:
 
 # what is done inside comes by no `__torch_function__`, of subclasses or of modes
 without_torch_function: Callable[[], contextlib.AbstractContextManager[None]] = torch._C.DisableTorchFunction
-
-
-def is_jit_tracing() -> bool:
-    """Whether `torch.jit.trace` records what is done at this moment."""
-    return bool(jit_tracing())
 
 
 def fx_patches_lifted() -> contextlib.AbstractContextManager[None]:

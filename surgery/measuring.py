@@ -7,7 +7,7 @@ from torch import Tensor
 
 from computed.constraint import Constraint
 from computed.linalg import as_matrix
-from computed.preparing import Prepared, projected_value
+from computed.preparing import Prepared
 from computed.singular_values import largest_singular_value
 from computed.site import Site
 from surgery.proposal import Measures
@@ -15,10 +15,10 @@ from surgery.proposal import Measures
 
 def measure(value: Tensor, prepared: Prepared) -> Measures:
     """Compare ``value`` with what the prepared chain makes of it."""
-    if value.is_meta or prepared.preimages is None:
+    after = prepared.value
+    if value.is_meta or after is None:
         return Measures()
     with torch.no_grad():
-        after = prepared.value if prepared.value is not None else projected_value(prepared, value.dtype)
         return Measures(
             moved=None if prepared.reshapes else relative_distance(value, after),
             sigma_before=sigma_max(value, prepared.site),

@@ -23,7 +23,7 @@ from computed import preparing
 from computed.constraints.spectral import Spectral
 from computed.parameter import ComputedParameter
 from computed.torch_private import address_of
-from surgery import measuring, planned, progress
+from surgery import planned, progress
 from tests.surgery.models import MODELS, SPECS, Listed, ResNet, TiedLM
 from tests.surgery.picture import differences, picture
 
@@ -600,7 +600,6 @@ def test_each_weight_is_projected_and_decomposed_once(monkeypatch: pytest.Monkey
     calls: list[str] = []
     value, cold = preparing.projected_value, Spectral.cold_state
     monkeypatch.setattr(preparing, "projected_value", lambda *args: calls.append("value") or value(*args))
-    monkeypatch.setattr(measuring, "projected_value", lambda *args: calls.append("again") or value(*args))
     monkeypatch.setattr(Spectral, "cold_state", lambda self, raw: calls.append("state") or cold(self, raw))
     plan = surgery.plan(nn.Linear(5, 4), {"weight": "spectral(norm=100.0)"})
     assert sorted(calls) == ["state", "value"]
