@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -32,8 +33,8 @@ class Answering(Protocol):
     def value(self) -> Tensor:
         """The value now."""
 
-    def write_target(self, operation: str) -> Tensor:
-        """A tensor of the value's bits, writes to which are projected at the next access."""
+    def writing(self, operation: str) -> AbstractContextManager[Tensor]:
+        """A tensor of the value's bits, writes to which are projected at the next access, after the block."""
 
 
 def _reading_method(name: str) -> Callable[..., Any]:
@@ -54,8 +55,8 @@ def _exporting_method(name: str) -> Callable[..., Any]:
 
 def _writing_method(name: str) -> Callable[..., Any]:
     def method(self: Answering, *args: Any, **kwargs: Any) -> Any:
-        target = self.write_target(name)
-        result = getattr(target, name)(*args, **kwargs)
+        with self.writing(name) as target:
+            result = getattr(target, name)(*args, **kwargs)
         return self if result is target else result
 
     return _named(method, name)

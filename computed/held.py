@@ -8,6 +8,7 @@ from torch import Tensor
 from computed.constraint import State
 from computed.epoch import CELL as EPOCH
 from computed.inner import Inner
+from computed.overwritten import outlast_readers
 from computed.sources import Sources
 from computed.torch_private import address_of
 from computed.watching import UnwatchableError, same_bits, snapshot
@@ -88,6 +89,7 @@ class Held:
         """Whether nobody has written to the value; a read that looked like a write is forgiven."""
         if address_of(self.plain) == self.address:
             return True
+        outlast_readers(self.plain, self.snapshot)
         if not same_bits(self.plain, self.snapshot):
             return False
         if self.plain._version != self.version:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from computed.member import Member
+from computed.overwritten import outlast_readers
 from computed.sources import Sources
 from computed.torch_private import CAN_WATCH, address_of, alias
 from computed.watching import UnwatchableError, same_bits, snapshot
@@ -44,9 +45,10 @@ class Lent:
     def written(self) -> Tensor | None:
         """The value, where somebody has written to it."""
         value = self.kept
-        if value is None or address_of(value) == address_of(self.bits) or same_bits(value, self.bits):
+        if value is None or address_of(value) == address_of(self.bits):
             return None
-        return value
+        outlast_readers(value, self.bits)
+        return None if same_bits(value, self.bits) else value
 
     def without_gradients(self) -> Tensor:
         """The value for those who write to it with gradients on; what they have counts as the value itself."""

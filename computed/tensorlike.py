@@ -14,6 +14,7 @@ How a name or an operation is answered, in this order:
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import NoneType
 from typing import Any, ClassVar, Self
 
@@ -33,7 +34,7 @@ TAKING_THE_MEMORY = frozenset((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_
 
 
 class TensorLike:
-    """Answers for a tensor; a subclass gives `value`, `write_target`, `rule` and what is known without the value.
+    """Answers for a tensor; a subclass gives `value`, `writing`, `rule` and what is known without the value.
 
     Not an ABC: `isinstance` with one costs four times as much, and it is asked for every argument of every operation.
     """
@@ -45,8 +46,8 @@ class TensorLike:
         """The value now, in the autograd graph where gradients are on."""
 
     @abstractmethod
-    def write_target(self, operation: str) -> Tensor:
-        """A tensor of the value's bits, writes to which are projected at the next access."""
+    def writing(self, operation: str) -> AbstractContextManager[Tensor]:
+        """A tensor of the value's bits, writes to which are projected at the next access, after the block."""
 
     @abstractmethod
     def rule(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -110,7 +111,9 @@ class TensorLike:
 
     def __setitem__(self, index: Any, new: Any) -> None:
         """Write a part of the value."""
-        self.write_target("item assignment")[resolved(index)] = resolved(new)
+        place, values = resolved(index), resolved(new)  # first: reading looks at what was written before
+        with self.writing("item assignment") as target:
+            target[place] = values
 
     def __format__(self, spec: str) -> str:
         """As a Tensor: a number's format where there is one number."""
@@ -135,7 +138,8 @@ class TensorLike:
     def copy_(self, source: Any, non_blocking: bool = False) -> Self:
         """Write a whole new value; it is projected at the next access."""
         values = resolved(source)  # first: reading looks at what was written before
-        self.write_target("copy_").copy_(values, non_blocking=non_blocking)
+        with self.writing("copy_") as target:
+            target.copy_(values, non_blocking=non_blocking)
         return self
 
 
@@ -209,12 +213,12 @@ def _write(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     # read first: reading looks at what was written before
     new_args = [argument if i == position else resolved(argument) for i, argument in enumerate(args)]
     new_kwargs = {key: argument if key == keyword else resolved(argument) for key, argument in kwargs.items()}
-    target = written.write_target(name) if isinstance(written, TensorLike) else resolved(written)
-    if position is not None:
-        new_args[position] = target
-    else:
-        new_kwargs[keyword or "out"] = target
-    result = func(*new_args, **new_kwargs)
+    with written.writing(name) if isinstance(written, TensorLike) else nullcontext(resolved(written)) as target:
+        if position is not None:
+            new_args[position] = target
+        else:
+            new_kwargs[keyword or "out"] = target
+        result = func(*new_args, **new_kwargs)
     return written if result is target else result
 
 

@@ -1,7 +1,7 @@
 """Writes to a computed parameter: they act on the value and are projected once, at the next access."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -17,6 +17,12 @@ from computed.watching import UnwatchableError, same_bits, snapshot
 
 class Writing(Settling):
     """Takes writes of any kind; a right inverse turns the value that results into raws."""
+
+    @contextlib.contextmanager
+    def writing(self, operation: str) -> Iterator[Tensor]:
+        """`write_target`, for one write: who reads meanwhile waits for its end, and projects no half of it."""
+        with LOCK:
+            yield self.write_target(operation)
 
     def write_target(self, operation: str) -> Tensor:
         """The value's own tensor, watched: what is written to it is projected at the next access."""
@@ -154,6 +160,7 @@ class Writing(Settling):
                 f"{self.called()}: cannot be written: its modules change the shape and have no right inverse from a "
                 f"value to raws; the value is what it was before. Write its raws"
             )
+        self.let_go()  # snapshots of the raws, whose memory would be copied at the first write
         with torch.no_grad(), full_precision(self.device):
             for raw, new in zip(self.raw_slots(), found, strict=True):
                 raw.tensor.copy_(new)

@@ -7,6 +7,7 @@ their own, or the memory that they share, and answer as the main process does.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+import computed
 import surgery
 from computed.parameter import ComputedParameter
 from tests.computed.identity import Counting
@@ -221,6 +223,73 @@ def test_readers_beside_a_writer_get_what_was_written_before_or_is_written_now()
     assert first
     assert second
     assert torch.allclose(layer.weight.detach(), states[1], atol=1e-4)
+
+
+def test_a_reader_in_the_midst_of_its_work_sees_old_entries_or_new_ones():
+    """A product that reads the weight for a second, beside writes: no entry is of memory that was freed under it."""
+    layer = surgery.constrain(nn.Linear(64, 64), weight="interval(-10, 10)").eval()
+    states = [torch.full((64, 64), -3.0), torch.full((64, 64), 4.0)]
+    batch = torch.ones(2000, 64, 64)
+    with torch.no_grad():
+        layer.weight.copy_(states[0])
+        value = layer.weight.peek()
+    results: list[Tensor] = []
+    reader = threading.Thread(target=lambda: results.append(batch * value))
+    reader.start()
+    turn = 0
+    while reader.is_alive() or turn < 10:
+        turn += 1
+        with torch.no_grad():
+            layer.weight.copy_(states[turn % 2])
+            layer.weight.peek()
+    reader.join()
+    nearest = torch.minimum((results[0] - states[0]).abs(), (results[0] - states[1]).abs())
+    assert float(nearest.amax()) < 1e-4
+
+
+@pytest.mark.parametrize("read", ["no_grad", "graph", "forgiven", "lent"])
+def test_what_a_value_had_before_a_write_stays_as_long_as_its_readers(read: str):
+    """Until the last one has let go of the value; then it is freed."""
+    layer = surgery.constrain(nn.Linear(8, 8, bias=False), weight="interval(-10, 10)").eval()
+    computed.caching(layer, enabled=read != "lent")
+    with torch.set_grad_enabled(read == "graph"):
+        value = layer.weight.value()
+    lent, held = layer.weight._lent, layer.weight._holds[False]
+    before = weakref.ref(lent.bits if read == "lent" else held.snapshot)
+    with torch.no_grad():
+        if read == "forgiven":
+            value.detach().mul_(1)
+        else:
+            layer.weight.mul_(2)
+        layer.weight.value()
+        del lent, held
+        layer.weight.value()
+        assert before() is not None
+    del value
+    layer.weight.forget()
+    assert before() is None
+
+
+def test_a_write_is_projected_whole_whoever_reads_meanwhile():
+    """A reader that comes in the midst of it waits, and the second half of it is not lost."""
+    layer = surgery.constrain(nn.Linear(2, 2, bias=False), weight="symmetric").eval()
+    began, values = threading.Event(), []
+
+    def read() -> None:
+        began.wait()
+        with torch.no_grad():
+            values.append(layer.weight.peek().clone())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with torch.no_grad(), layer.weight.writing("a write in two halves") as target:
+        target[0] = 1.0
+        began.set()
+        reader.join(0.2)
+        target[1] = 1.0
+    reader.join()
+    assert torch.equal(values[0], torch.ones(2, 2))
+    assert torch.equal(layer.weight.detach(), torch.ones(2, 2))
 
 
 def test_threads_share_a_computed_parameter_that_others_copy_and_print():
