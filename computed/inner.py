@@ -99,7 +99,7 @@ class Graphed(Inner):
                 states.append(found)
         self.needs_grad = [value.requires_grad for value in self.values]
         self.spent = False
-        self.names = [member._name or "a computed parameter" for member in members]
+        self.names = [name_of(member) for member in members]
 
     def plain(self) -> Sequence[Tensor]:
         """The values, detached."""
@@ -108,11 +108,7 @@ class Graphed(Inner):
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Through the graph."""
         if not self.leaves:
-            raise RuntimeError(
-                f"{', '.join(self.names)}: an optimizer has moved the raws since this value was computed, and an "
-                f"earlier backward has freed its graph; do all backward passes through it before the step, or the "
-                f"first with retain_graph=True"
-            )
+            raise freed(self.names)
         self.spent = self.spent or not backward_retains_graph()
         return gradients_of(self.values, self.leaves, cotangents, create_graph=False)
 
@@ -146,6 +142,19 @@ def written_out(links: Sequence[Link], raws: Sequence[Tensor]) -> Together | Non
         return None
     dtype = raws[0].dtype
     return module if dtype is torch.float32 or dtype is torch.float64 else None
+
+
+def name_of(member: Member) -> str:
+    """What errors of a backward call it."""
+    return member._name or "a computed parameter"
+
+
+def freed(names: Sequence[str]) -> RuntimeError:
+    """The error of a backward through what was let go of."""
+    return RuntimeError(
+        f"{', '.join(names)}: an optimizer has moved the raws since this value was computed, and an earlier backward "
+        f"has freed its graph; do all backward passes through it before the step, or the first with retain_graph=True"
+    )
 
 
 def gradients_of(

@@ -52,14 +52,14 @@ class Ruling(Reading):
         if not self.training or self.links[-1].module.disabled:
             return NotImplemented
         layer = Layer(func, *args, **kwargs)
-        side = layer.side()
+        side = layer.side(last.scaled_dim())
         if side == "weight":
             return NotImplemented
         if torch.compiler.is_compiling():
-            raw = self.raw_tensors()[0]
-            with torch.autocast(raw.device.type, enabled=False):
-                scale = last.scale_in_graph(raw)
-            return layer.scaled(side, raw, scale)
+            raws = self.raw_tensors()
+            with torch.autocast(raws[0].device.type, enabled=False):
+                scale = last.scale_traced(raws)
+            return layer.scaled(side, raws[0], scale)
         factors = self._held_factors()
         return NotImplemented if factors is None else layer.scaled(side, factors.weight, factors.scale)
 

@@ -1,14 +1,15 @@
-"""Values that are a raw times one number: layers are done with the raw, and what is smaller than it is scaled.
+"""Values that are a raw times one number, or one for each channel: layers are done with the raw, and scaled beside it.
 
-A layer that is linear in its weight gives ``op(x, s W) = op(s x, W) = s op(x, W)``. Where the input or the output has
-fewer entries than the weight, no scaled weight is made, forward or backward: two passes over the weight are left of
-six.
+A layer that is linear in its weight gives ``op(x, s W) = op(s x, W) = s op(x, W)``, and ``op(x, diag(s) W) = diag(s)
+op(x, W)`` for channels that come out, ``op(x, W diag(s)) = op(diag(s) x, W)`` for those that go in. Where the input or
+the output has fewer entries than the weight, no scaled weight is made, forward or backward: two passes over the weight
+are left of six.
 """
 
 import abc
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,23 +42,35 @@ def times(tensor: Tensor, number: Number) -> Number:
 
 
 class Scaled(abc.ABC):
-    """A constraint of one raw with ``value = raw * scale``, where ``scale`` is one number that depends on the raw."""
+    """A constraint with ``value = raw * scale``, by one number or one for each channel along ``scaled_dim()``.
+
+    The scale depends on that raw, the first, and on the others. ``gradient_reads_raws`` says whether its derivative
+    needs their bits.
+    """
+
+    gradient_reads_raws: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def scale_in_graph(self, raw: Tensor) -> Tensor:
+    def scaled_dim(self) -> int | None:
+        """The dimension of the weight along which each channel has a scale of its own; None for one number."""
+
+    @abc.abstractmethod
+    def scale_traced(self, raws: Sequence[Tensor]) -> Tensor:
         """The scale as part of a graph that is compiled, with whatever state goes with it."""
 
     @abc.abstractmethod
-    def scale_stepped(self, raw: Tensor) -> tuple[State, Number, Number]:
-        """The state after one step, the scale, and its derivative by the number that it is taken from."""
+    def scale_stepped(self, raws: Sequence[Tensor]) -> tuple[State, Number, Any]:
+        """The state after one step, the scale, and what its derivative needs beside."""
 
     @abc.abstractmethod
-    def scale_again(self, state: Sequence[Tensor], raw: Tensor) -> Tensor:
-        """The scale for a given state, differentiable in ``raw`` to any order."""
+    def scale_again(self, state: Sequence[Tensor], raws: Sequence[Tensor]) -> Tensor:
+        """The scale for a given state, differentiable in ``raws`` to any order."""
 
     @abc.abstractmethod
-    def add_gradient_(self, gradient: Tensor, state: Sequence[Tensor], factor: Number) -> None:
-        """Add ``factor`` times the derivative of the number that the scale is taken from, in place."""
+    def scale_gradients(
+        self, of_weight: Tensor, of_scale: Tensor, state: Sequence[Tensor], kept: Any, raws: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """The gradients of all raws, for one of the raw as it stands in the layer, which is added to in place."""
 
 
 def is_ruled(links: Sequence[Link], shape: Sequence[int], *, training: bool) -> bool:
@@ -81,6 +94,20 @@ def scaled_side(weight: Sequence[int], given: int, made: int) -> str:
     return "input" if given < made else "output"
 
 
+def side_of_channels(op: Callable[..., Any], dim: int) -> str:
+    """Where the channels along a dimension of the weight are found: in the "input", the "output" or its "weight"."""
+    if dim > 1:
+        return "weight"
+    return "output" if dim == (1 if op in TRANSPOSED else 0) else "input"
+
+
+def by_channel(numbers: Tensor, op: Callable[..., Any]) -> Tensor:
+    """Numbers of channels beside the channels of a layer: behind them are as many dimensions as it slides along."""
+    for _ in range(DIMENSIONS[op]):
+        numbers = numbers.unsqueeze(-1)
+    return numbers
+
+
 class Layer:
     """A layer that is to be done: an operation, its arguments, and the shape of its weight."""
 
@@ -101,6 +128,7 @@ class Layer:
         self.weight: Sequence[int] = weight.shape
         self.dtype = weight.dtype
         self.dims = DIMENSIONS[op]
+        self.groups: int = args[3] if len(args) > 3 else settings.get("groups", 1)
         stride = args[0] if args else settings.get("stride", 1)
         steps = (stride,) if isinstance(stride, int) else tuple(stride)
         self.steps: tuple[int, ...] = steps * self.dims if len(steps) == 1 else steps
@@ -118,10 +146,7 @@ class Layer:
 
     def channels(self) -> int:
         """How many channels come out."""
-        if self.op not in TRANSPOSED:
-            return self.weight[0]
-        groups = self.args[3] if len(self.args) > 3 else self.settings.get("groups", 1)
-        return int(self.weight[1] * groups)
+        return int(self.weight[1] * self.groups) if self.op in TRANSPOSED else self.weight[0]
 
     def entries_made(self) -> int:
         """How many entries come out, to the padding."""
@@ -137,17 +162,28 @@ class Layer:
             across = math.prod([-(-size // step) for size, step in sizes])
         return int(batch * self.channels() * across)
 
-    def side(self) -> str:
-        """What is scaled: see `scaled_side`."""
-        return scaled_side(self.weight, self.input.numel(), self.entries_made()) if self.fits() else "weight"
+    def side(self, dim: int | None) -> str:
+        """What is scaled, by one number or by channels along ``dim``: see `scaled_side` and `side_of_channels`."""
+        if not self.fits():
+            return "weight"
+        given, made = self.input.numel(), self.entries_made()
+        if dim is None:
+            return scaled_side(self.weight, given, made)
+        side = side_of_channels(self.op, dim)
+        entries = given if side == "input" else made
+        return side if math.prod(self.weight) - entries >= WORTH else "weight"
 
     def scaled(self, side: str, weight: Tensor, scale: Tensor) -> Tensor:
         """``op(input, scale * weight, bias)`` with the input or the output scaled."""
+        if scale.dim():
+            # a weight has the channels of one group along its second dimension
+            repeated = (side == "output") == (self.op in TRANSPOSED) and self.groups != 1
+            scale = by_channel(scale.repeat(self.groups) if repeated else scale, self.op)
         if side == "input":
-            done: Tensor = self.op(self.input * scale, weight, self.bias, *self.args, **self.settings)
+            given = (self.input * scale).to(self.input.dtype)
+            done: Tensor = self.op(given, weight, self.bias, *self.args, **self.settings)
             return done
-        made: Tensor = self.op(self.input, weight, None, *self.args, **self.settings) * scale
-        if self.bias is None:
-            return made
-        bias: Tensor = self.bias.to(made.dtype)  # autocast makes the layer's
-        return made + (bias.reshape(-1, *(1,) * self.dims) if self.dims else bias)
+        plain: Tensor = self.op(self.input, weight, None, *self.args, **self.settings)
+        made = (plain * scale).to(plain.dtype)
+        # autocast makes the dtype of what comes out
+        return made if self.bias is None else made + by_channel(self.bias.to(made.dtype), self.op)

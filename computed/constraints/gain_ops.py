@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from computed.scaled import DIMENSIONS, TRANSPOSED
+from computed.scaled import by_channel, side_of_channels
 
 # How many products an entry that is scaled must take part in: below this the passes over a layer's entries take as long
 # as the gradient of its weight (measured with 1,024 rows and 256 channels: 16 and 32 lose a tenth, 64 gain as much).
@@ -39,15 +39,8 @@ def gained(
     groups = args[3] if len(args) > 3 else settings.get("groups", 1)
     if dim == 1 and groups != 1:  # a weight has the channels of one group along this dimension
         gains = gains.repeat(groups)
-    if dim != (1 if op in TRANSPOSED else 0):
-        return op(input * _by_channel(gains, op).type_as(input), base, bias, *args, **settings)
+    if side_of_channels(op, dim) == "input":
+        return op(input * by_channel(gains, op).type_as(input), base, bias, *args, **settings)
     made = op(input, base, None, *args, **settings)
-    scale = _by_channel(gains, op).type_as(made)
-    return made * scale if bias is None else torch.addcmul(_by_channel(bias, op).type_as(made), made, scale)
-
-
-def _by_channel(numbers: Tensor, op: Callable[..., Any]) -> Tensor:
-    """Numbers of channels beside the channels of a layer: behind them are as many dimensions as it slides along."""
-    for _ in range(DIMENSIONS[op]):
-        numbers = numbers.unsqueeze(-1)
-    return numbers
+    scale = by_channel(gains, op).type_as(made)
+    return made * scale if bias is None else torch.addcmul(by_channel(bias, op).type_as(made), made, scale)

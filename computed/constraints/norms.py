@@ -1,16 +1,17 @@
 """UnitScale and WeightScale: the length of every slice is one, or trained apart from its direction."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from computed.constraint import Constraint, Preimage, Role
+from computed.constraint import Constraint, Preimage, Role, State
 from computed.constraints.describing import Described
 from computed.constraints.measuring import worst
 from computed.constraints.refusing import exempt, require, whole_number, why_not_dim
 from computed.constraints.slice_scaling import (
+    divisors_of,
     largest_entries,
     lengths,
     one_each,
@@ -18,7 +19,9 @@ from computed.constraints.slice_scaling import (
     scaled_to,
 )
 from computed.constraints.stored import Stored
+from computed.evaluation import promoted
 from computed.linalg import in_double
+from computed.scaled import Number, Scaled
 from computed.site import Site
 from computed.torch_private import is_jit_tracing
 
@@ -114,7 +117,7 @@ class UnitScale(Sliced):
         return worst((lengths(in_double(value), self.dim) - 1).abs())
 
 
-class WeightScale(Sliced, Stored):
+class WeightScale(Sliced, Stored, Scaled):
     """Weight normalisation: length ``g`` and direction ``v`` of every slice along ``dim``, trained apart.
 
     ``value_i = g_i v_i / |v_i|`` with ``g`` of the weight's shape but size one in all dimensions other than
@@ -123,6 +126,9 @@ class WeightScale(Sliced, Stored):
     has ``g = 0``, and ``v`` of equal entries: `torch.nn.utils.parametrizations.weight_norm` gives NaN there,
     else the same value. Only a slice that is longer than the largest number of its dtype is shortened to
     that. Weight decay shortens ``g``, and ``v`` without effect.
+
+    In training, `F.linear` and convolutions with a large weight are done with ``v``, and their channels are scaled by
+    ``g_i / |v_i|`` where these have fewer entries: no value is made. They agree to rounding; eval takes the value.
 
     Errors:
         ValueError: ``dim`` is no whole number. A dimension that the weight does not have is refused.
@@ -138,6 +144,7 @@ class WeightScale(Sliced, Stored):
 
     spec_name: ClassVar[str] = "weight_norm"
     roles: ClassVar[tuple[Role, ...]] = (Role("v"), Role("g"))
+    gradient_reads_raws: ClassVar[bool] = True
 
     def __init__(self, dim: int | None = 0) -> None:
         super().__init__(dim)
@@ -154,6 +161,41 @@ class WeightScale(Sliced, Stored):
             if not recorded:
                 return scaled(v, g, self.dim)
         return scaled_to(v, g, self.dim)
+
+    def scaled_dim(self) -> int | None:
+        """Each slice has a scale of its own."""
+        return self.dim
+
+    def scale_traced(self, raws: Sequence[Tensor]) -> Tensor:
+        """``g / |v|`` in a graph."""
+        return self.scale_again((), raws)
+
+    def scale_stepped(self, raws: Sequence[Tensor]) -> tuple[State, Number, Tensor]:
+        """``g / |v|``, and the lengths ``|v|``."""
+        v, g = map(promoted, raws)
+        divisors = divisors_of(v, self.dim)
+        return (), self._by_slice(g / divisors), divisors
+
+    def scale_again(self, state: Sequence[Tensor], raws: Sequence[Tensor]) -> Tensor:
+        """``g / |v|``."""
+        v, g = map(promoted, raws)
+        return self._by_slice(g / divisors_of(v, self.dim))
+
+    def scale_gradients(
+        self, of_weight: Tensor, of_scale: Tensor, state: Sequence[Tensor], kept: Any, raws: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """``G - v a g / |v|³`` for ``v``, and ``a / |v|`` for ``g``, with the gradient ``a`` of the scale."""
+        v, g = map(promoted, raws)
+        along = of_scale.view(kept.shape) / kept
+        turned = -along * g / kept.square()
+        if of_weight.dtype is turned.dtype:
+            of_weight.addcmul_(v, turned)
+        else:  # half precision is computed with in float32
+            of_weight.add_(v * turned)
+        return of_weight, along.to(raws[1].dtype)
+
+    def _by_slice(self, scales: Tensor) -> Tensor:
+        return scales.reshape(()) if self.dim is None else scales.reshape(-1)
 
     def right_inverse(self, value: Tensor) -> Preimage:
         """The value itself and its lengths."""

@@ -3,6 +3,7 @@
 import abc
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from computed.constraints.sigma_scaling import (
 )
 from computed.linalg import as_matrix, like_weight
 from computed.memory_order import add_outer_
-from computed.scaled import Number, Scaled
+from computed.scaled import Number, Scaled, times
 
 # Singular values from which float32 squares safely; a raw outside is scaled into it when it is made.
 SAFE = (1e-15, 1e15)
@@ -50,6 +51,10 @@ class SigmaTarget(Described, IteratedConstraint, Scaled, abc.ABC):
         require(self.n_power_iterations > 0, f"{called} needs n_power_iterations >= 1, got {n_power_iterations!r}")
         self.eps = float(eps)
         self.rows = 0
+
+    @abc.abstractmethod
+    def scale_in_graph(self, raw: Tensor) -> Tensor:
+        """The scale in a graph: in training with state that a step commits, else with the settled one."""
 
     @abc.abstractmethod
     def stepped(self, raw: Tensor) -> tuple[State, Tensor]:
@@ -97,9 +102,17 @@ class SigmaTarget(Described, IteratedConstraint, Scaled, abc.ABC):
             return scale_of(sigma, self.norm, self.eps, False)
         return scale_of(sigma, bound, self.eps, True)
 
-    def scale_stepped(self, raw: Tensor) -> tuple[State, Number, Number]:
+    def scaled_dim(self) -> int | None:
+        """One number."""
+        return None
+
+    def scale_traced(self, raws: Sequence[Tensor]) -> Tensor:
+        """The scale in a graph."""
+        return self.scale_in_graph(raws[0])
+
+    def scale_stepped(self, raws: Sequence[Tensor]) -> tuple[State, Number, Number]:
         """The state, the scale and its derivative by sigma after one evaluation's step."""
-        state, sigma = self.stepped(raw)
+        state, sigma = self.stepped(raws[0])
         scales, slopes = self.scales_for(sigma.reshape(1))
         return state, scales[0], slopes[0]
 
@@ -115,17 +128,18 @@ class SigmaTarget(Described, IteratedConstraint, Scaled, abc.ABC):
         """The state after one evaluation's step."""
         return self.stepped(raw)[0]
 
-    def scale_again(self, state: Sequence[Tensor], raw: Tensor) -> Tensor:
-        """The scale as a function of ``raw``, for constant ``u`` and ``v``."""
-        return self.scale_for(raw, state[0], state[1])
+    def scale_again(self, state: Sequence[Tensor], raws: Sequence[Tensor]) -> Tensor:
+        """The scale as a function of the raw, for constant ``u`` and ``v``."""
+        return self.scale_for(raws[0], state[0], state[1])
 
-    def add_gradient_(self, gradient: Tensor, state: Sequence[Tensor], factor: Number) -> None:
-        """Add ``factor u vᵀ``, or as many as there are pairs."""
-        if state[0].dim() == 1:
-            add_outer_(gradient, self.rows, state[0], state[1], factor)
-            return
-        for u, v in zip(state[0], state[1], strict=True):
-            add_outer_(gradient, self.rows, u, v, factor)
+    def scale_gradients(
+        self, of_weight: Tensor, of_scale: Tensor, state: Sequence[Tensor], kept: Any, raws: Sequence[Tensor]
+    ) -> Sequence[Tensor]:
+        """Add ``factor u vᵀ``, or as many as there are pairs, with what was ``kept``, the derivative by sigma."""
+        factor = times(of_scale, kept)
+        for u, v in [state[:2]] if state[0].dim() == 1 else zip(state[0], state[1], strict=True):
+            add_outer_(of_weight, self.rows, u, v, factor)
+        return (of_weight,)
 
     def target(self) -> float:
         """The norm or the bound."""

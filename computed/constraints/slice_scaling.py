@@ -41,10 +41,11 @@ def largest_entries(tensor: Tensor, axis: int | None) -> Tensor:
 
 def scaled_to(v: Tensor, g: Tensor, axis: int | None) -> Tensor:
     """``v (g / |v|)`` slice by slice, and zero where ``v`` is; for graphs."""
-    return v * (g / _divisors(v, axis))
+    return v * (g / divisors_of(v, axis))
 
 
-def _divisors(v: Tensor, axis: int | None) -> Tensor:
+def divisors_of(v: Tensor, axis: int | None) -> Tensor:
+    """The length of every slice, and one where that is zero."""
     length = lengths(v, axis)
     return torch.where(length > 0, length, 1.0)
 
@@ -76,7 +77,7 @@ class SliceScaling(torch.autograd.Function):
     @staticmethod
     def forward(v: Tensor, g: Tensor, axis: int | None) -> tuple[Tensor, Tensor]:
         """The value, and what ``v`` was divided by."""
-        divisors = _divisors(v, axis)
+        divisors = divisors_of(v, axis)
         return v * (g / divisors), divisors
 
     @staticmethod
@@ -99,7 +100,7 @@ class SliceScaling(torch.autograd.Function):
         if not again and weight_norm_backward is not None and _is_fusible(v, given, ctx.axis):
             return *weight_norm_backward(given, v, g, divisors, ctx.axis % v.dim()), None
         if again:
-            divisors = _divisors(v, ctx.axis)
+            divisors = divisors_of(v, ctx.axis)
         dims = slice_dims(v.dim(), ctx.axis)
         along = (given * v).sum(dims, True) if dims else given * v
         ratio = g / divisors

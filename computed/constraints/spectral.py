@@ -147,7 +147,7 @@ class Spectral(SigmaTarget, Together):
     def evaluate_together(self, those: Sequence["Spectral"], raws: Sequence[Tensor]) -> Evaluated:
         """The scaled weights: one power step each, and what it finds is the norm."""
         if not self.takes_many(raws[0]):
-            state, scale, slope = self.scale_stepped(raws[0])
+            state, scale, slope = self.scale_stepped(raws)
             value = raws[0] * scale
             one = ScaledOne(as_it_is(value), self.rows, scale, slope, *state)
             return Evaluated([value], [state], one)
