@@ -219,7 +219,7 @@ def reached_by_gradients(links: Sequence[Link], position: int) -> bool:
 
 def overrides_op_rule(link: Link) -> bool:
     """Whether the link's constraint has op rules at all."""
-    return isinstance(link.module, Constraint) and type(link.module).op_rule is not Constraint.op_rule
+    return isinstance(link.module, Constraint) and link.module.has_op_rules()
 
 
 def is_disabled(link: Link) -> bool:

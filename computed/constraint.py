@@ -130,6 +130,10 @@ class Constraint(nn.Module, abc.ABC):
         """
         return None
 
+    def has_op_rules(self) -> bool:
+        """Whether `op_rule` gives one for some operation, as this is set."""
+        return type(self).op_rule is not Constraint.op_rule
+
     def keeps_weight(self) -> bool:
         """Whether its first raw is the weight as it would stand here without this constraint."""
         return False

@@ -1,5 +1,7 @@
 """Reading a computed parameter: its value is held where that is true, and evaluated otherwise."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,7 +32,12 @@ is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 
 class Reading(Writing):
-    """The value for operations, for those who only look, and for a bake."""
+    """The value for operations, for those who only look, and for a bake.
+
+    ``handed_on`` is set in a graph that hands it on to layers alone (`surgery.graph.handing_on`).
+    """
+
+    handed_on: bool = False
 
     def value(self) -> Tensor:
         """The value now: held where that is true, evaluated otherwise.
@@ -64,12 +71,14 @@ class Reading(Writing):
             return traced
         return self._traced_value() if is_jit_tracing() else self._evaluated_value()
 
-    def forward(self) -> Tensor:
-        """The value; a graph records this call."""
+    def forward(self) -> Any:
+        """The value; a graph records this call. Where it is ``handed_on``, its layers ask how they are done."""
         if is_dynamo_compiling():
             return evaluate_for_dynamo(self)
         if torch.compiler.is_compiling():
             return evaluate_once_in_graph(self)
+        if self.handed_on and self.ruled and self.training and not inside_transform():
+            return self
         return self._traced_value() if is_jit_tracing() else self._evaluated_value()
 
     def _traced_value(self) -> Tensor:

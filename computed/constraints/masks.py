@@ -2,8 +2,9 @@
 
 import abc
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from computed.constraint import Preimage
 from computed.constraints.agreeing import Agreeing
 from computed.constraints.describing import Described
 from computed.constraints.fixed_state import FixedState
+from computed.constraints.mask_ops import masked
 from computed.constraints.refusing import exempt, require, whole_number, why_not_dim
+from computed.scaled import DIMENSIONS
 from computed.site import Site
 
 
@@ -75,7 +78,9 @@ class Mask(Masked, Agreeing):
     `surgery.configure` ranks those anew that it moves. That needs the weights of a whole model: `apply_constraints`
     and graphs take it, source text and decorated classes do not.
 
-    Zeros save no memory and no time by themselves, and whole slices of them neither: layers keep their shapes.
+    Zeros save no memory and no time by themselves, and whole slices of them neither: layers keep their shapes. In
+    training, `F.linear` and convolutions whose output channels are masked are done with the raw, and leave channels out
+    of a result that is smaller than the weight: no masked weight is made. Eval takes the value.
 
     Errors:
         ValueError: not ``0 <= sparsity <= 1``, another scope than "site" and "rule", or ``dim`` is no whole number. A
@@ -144,6 +149,16 @@ class Mask(Masked, Agreeing):
         sizes = [1] * value.dim()
         sizes[self.dim] = len(scores)
         return chosen.reshape(sizes).expand(value.shape).contiguous()
+
+    def has_op_rules(self) -> bool:
+        """Where slices are masked."""
+        return self.dim is not None
+
+    def op_rule(self, op: Callable[..., Any]) -> Callable[..., Any] | None:
+        """The rules for `F.linear` and convolutions whose output channels are masked, transposed ones too."""
+        if self.dim is None or op not in DIMENSIONS or self.disabled:
+            return None
+        return partial(masked, op, self.dim, self.mask)
 
     def excess(self, value: Tensor) -> float:
         """The share of entries or slices that are not zero, beyond those that may be."""

@@ -12,6 +12,7 @@ from surgery.graph.arguments import Call
 from surgery.graph.constants import origin
 from surgery.graph.eager import written_by
 from surgery.graph.factored import put_rules_in_place
+from surgery.graph.handing_on import hand_on_weights
 from surgery.graph.locating import innermost_in_torch, spots
 from surgery.graph.lowering import FORWARDS, Lowering, put_operation_under
 from surgery.graph.modes import CONSTANT, Recorded, is_constant, joined, modes_of
@@ -52,6 +53,7 @@ def traced(
     _drop_clones(root, graph)
     _keep_constants(root, graph)
     put_rules_in_place(graph, root)
+    hand_on_weights(graph, root)
     at_first_use(graph, set(paths_of_values(root)))
     return assembled(root, renumbered(graph), stands_for, call.constants, RECORDED)
 

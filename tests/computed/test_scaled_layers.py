@@ -214,7 +214,7 @@ def test_what_reads_its_raws_again_says_that_they_are_gone(retain: bool) -> None
             early.backward()
             found.append([raw.grad for raw in one.parameters()])
         else:
-            with pytest.raises(RuntimeError, match="^weight: .* has freed its graph"):
+            with pytest.raises(RuntimeError, match=r"^weight: .* has freed its graph"):
                 early.backward()
     if retain:
         torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
