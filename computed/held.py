@@ -23,8 +23,9 @@ class Held:
     """A value and what it was computed from.
 
     ``plain`` is the value without gradients, ``outer`` the one in the autograd graph; ``with_graph`` says whether
-    ``outer`` may be given where gradients are taken. ``inner`` is the evaluation; ``states`` is what it gave for each
-    link, until somebody reads the value. The settings are those of ``epoch``, the data lie at ``address``.
+    ``outer`` may be given where gradients are taken. ``inner`` is the evaluation, in which it has its ``place``;
+    ``states`` is what that gave for each link, until somebody reads the value. The settings are those of ``epoch``, the
+    data lie at ``address``.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Held:
         "epoch",
         "inner",
         "outer",
+        "place",
         "plain",
         "snapshot",
         "sources",
@@ -47,6 +49,7 @@ class Held:
         outer: Tensor,
         sources: Sources,
         inner: Inner,
+        place: int,
         states: Sequence[State],
         *,
         with_graph: bool,
@@ -54,6 +57,7 @@ class Held:
         self.plain = plain
         self.outer = outer
         self.inner = inner
+        self.place = place
         self.states: Sequence[State] | None = states
         self.sources = sources
         self.watched = sources.watched
@@ -108,7 +112,7 @@ class Held:
     def let_go(self) -> None:
         """An optimizer is about to move the raws: share no memory with them any longer."""
         self.sources.let_go()
-        self.inner.let_go()
+        self.inner.let_go(self.place)
 
     def moved(self) -> bool:
         """Whether the bits of some raw differ from those that the value was computed from."""

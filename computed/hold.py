@@ -52,7 +52,9 @@ class Hold:
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """The gradients of the raws, for those of the values that were used."""
         if torch.is_grad_enabled():
-            return gradients_of(self._evaluate_again(), self.raws, cotangents, create_graph=True)
+            used = [i for i, given in enumerate(cotangents) if given is not None]
+            given = [cotangents[i] for i in used]
+            return gradients_of(self._evaluated_again(used), self.raws, given, create_graph=True)
         return self.inner.gradients(cotangents)
 
     def values(self) -> list[Held]:
@@ -63,8 +65,8 @@ class Hold:
             if needs_grad or not self.with_graph:
                 flag_as_parameter(value, sources.raws)
         return [
-            Held(value, in_graph, sources, self.inner, states, with_graph=self.with_graph)
-            for value, in_graph, sources, states in zip(plain, outer, self.sources, self.states, strict=True)
+            Held(plain[i], outer[i], sources, self.inner, i, self.states[i], with_graph=self.with_graph)
+            for i, sources in enumerate(self.sources)
         ]
 
     def _outer(self, plain: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -75,13 +77,13 @@ class Hold:
             outer: Sequence[Tensor] = HeldValues.apply(self, plain, *self.raws)  # type: ignore[no-untyped-call] # torch's
             return outer
 
-    def _evaluate_again(self) -> list[Tensor]:
-        for sources in self.sources:
-            sources.require_unmoved()
+    def _evaluated_again(self, places: Sequence[int]) -> list[Tensor]:
+        for i in places:
+            self.sources[i].require_unmoved()
         with full_precision(self.members[0].device):
             return [
-                evaluate_given(member.links, sources.raws, member.dtype, states)
-                for member, sources, states in zip(self.members, self.sources, self.states, strict=True)
+                evaluate_given(self.members[i].links, self.sources[i].raws, self.members[i].dtype, self.states[i])
+                for i in places
             ]
 
 
@@ -127,4 +129,12 @@ def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> 
                 return None
             return hold.values()
     except UnwatchableError:
+        return None
+
+
+def try_together(members: Sequence[Member], *, with_graph: bool) -> list[Held] | None:
+    """`try_hold` in train mode; None where one of several cannot be evaluated: it says so when it is read itself."""
+    try:
+        return try_hold(members, training=True, with_graph=with_graph)
+    except RuntimeError:  # what torch raises, of a matrix without a decomposition too
         return None

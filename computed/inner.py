@@ -34,10 +34,10 @@ class Inner(abc.ABC):
         """The gradients of all raws, in their order; None where no value that was used depends on one."""
 
     @abc.abstractmethod
-    def let_go(self) -> None:
-        """An optimizer is about to move the raws, and would copy what is shared with them: share no more than must be.
+    def let_go(self, place: int) -> None:
+        """An optimizer is about to move the raws of the member at ``place``, and would copy what is shared with them.
 
-        Losses live on while optimizers step, and their graphs with them.
+        So share no more than must be: losses live on while optimizers step, and their graphs with them.
         """
 
     @abc.abstractmethod
@@ -65,7 +65,7 @@ class WrittenOut(Inner):
         """By the constraint."""
         return self.first.gradients_together(self.kept, cotangents)
 
-    def let_go(self) -> None:
+    def let_go(self, place: int) -> None:
         """What is kept has memory of its own."""
 
     def has_foreign_leaves(self) -> bool:
@@ -88,7 +88,8 @@ class Graphed(Inner):
             ]
             for each in sources
         ]
-        self.leaves = [leaf for each in leaves for leaf in each]
+        self.leaves: list[Sequence[Tensor] | None] = [*leaves]
+        self.counts = [len(each) for each in leaves]
         self.values: list[Tensor] = []
         self.states = states = []
         # hooks that change nothing: under activation checkpointing the evaluation's saved tensors are not the caller's
@@ -98,7 +99,7 @@ class Graphed(Inner):
                 self.values.append(value)
                 states.append(found)
         self.needs_grad = [value.requires_grad for value in self.values]
-        self.spent = False
+        self.spent = [False] * len(members)
         self.names = [name_of(member) for member in members]
 
     def plain(self) -> Sequence[Tensor]:
@@ -107,19 +108,27 @@ class Graphed(Inner):
 
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """Through the graph."""
-        if not self.leaves:
-            raise freed(self.names)
-        self.spent = self.spent or not backward_retains_graph()
-        return gradients_of(self.values, self.leaves, cotangents, create_graph=False)
+        used = [i for i, given in enumerate(cotangents) if given is not None and self.needs_grad[i]]
+        gone = [self.names[i] for i in used if self.leaves[i] is None]
+        if gone:
+            raise freed(gone)
+        if not backward_retains_graph():
+            for i in used:
+                self.spent[i] = True
+        leaves = [leaf for i in used for leaf in self.leaves[i] or ()]
+        values, given = [self.values[i] for i in used], [cotangents[i] for i in used]
+        found = iter(gradients_of(values, leaves, given, create_graph=False))
+        return [next(found) if i in used else None for i, count in enumerate(self.counts) for _ in range(count)]
 
-    def let_go(self) -> None:
-        """Free the graph where a backward has been through it that retains none, as torch frees what that has saved."""
-        if self.spent:
-            self.values, self.leaves = [], []
+    def let_go(self, place: int) -> None:
+        """Free a graph where a backward has been through it that retains none, as torch frees what that has saved."""
+        if self.spent[place]:
+            self.values[place] = self.values[place].detach()
+            self.leaves[place] = None
 
     def has_foreign_leaves(self) -> bool:
         """Whether the graph ends elsewhere as well."""
-        return foreign_leaves(self.values, self.leaves)
+        return foreign_leaves(self.values, [leaf for each in self.leaves for leaf in each or ()])
 
 
 def inner_of(members: Sequence[Member], sources: Sequence[Sources], *, training: bool, with_graph: bool) -> Inner:

@@ -10,12 +10,12 @@ from computed.errors import ComputedParameterError
 from computed.evaluating_once import evaluates_once, note, noted
 from computed.evaluation import evaluate_traced
 from computed.held import Held
-from computed.hold import flag_as_parameter, try_hold
+from computed.hold import flag_as_parameter, try_hold, try_together
 from computed.lending import Unwritable, lend
 from computed.modes import as_in_eval
 from computed.once import record, recorded
 from computed.settling import LOCK
-from computed.team import mates
+from computed.team import disband, mates
 from computed.torch_private import (
     address_of,
     dispatch_modes,
@@ -114,10 +114,12 @@ class Reading(Writing):
     def _hold_with_mates(self, *, with_graph: bool) -> Held | None:
         """A hold of this one, in train mode with those of its team that wait for theirs."""
         others = mates(self) if self.training and self._team else []
-        found = try_hold((self, *others), training=self.training, with_graph=with_graph)
-        if found is None and others:
-            found = try_hold((self,), training=self.training, with_graph=with_graph)
+        found = try_together((self, *others), with_graph=with_graph) if others else None
+        if found is None:
+            if others:
+                disband((self, *others))
             others = []
+            found = try_hold((self,), training=self.training, with_graph=with_graph)
         if found is None:
             return None
         for mate, held in zip(others, found[1:], strict=True):

@@ -1,10 +1,12 @@
 """What one step of an optimizer moved is read again before the next one: it is evaluated in one go.
 
-A step tells which computed parameters it moves. Those among them whose values were read, and whose constraint knows
-how, become a team: the first that is read after the step evaluates all. Each gets the bits that it has alone, and what
-nobody reads changes nothing: its state is kept only when it is read.
+A step tells which computed parameters it moves. Those among them whose values were read become a team: the first that
+is read after the step evaluates all, and one node in the autograd graph has all their gradients. A constraint that
+knows how takes many in one call (`computed.together`); others are evaluated one by one, with one graph. Each gets the
+bits that it has alone, and what nobody reads changes nothing: its state is kept only when it is read.
 
-Large weights are evaluated alone, where calls cost little, and a gradient that waits for others would fill memory.
+Large weights are evaluated alone, where calls cost little, and a gradient that waits for others would fill memory; so
+are modules that are no constraints, which may do more than give a value.
 """
 
 import weakref
@@ -13,9 +15,13 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from computed.chain import Link
+from computed.constraint import Constraint
 from computed.inner import written_out
 from computed.member import Member
 
+# so many entries are large
+LARGE = 1 << 16
 Layout = tuple[Hashable, ...]
 Team = tuple[tuple["weakref.ref[Any]", Layout], ...]
 
@@ -38,14 +44,29 @@ def form_teams(used: Sequence[Mate]) -> None:
     groups: dict[Hashable, list[tuple[Mate, Layout]]] = {}
     for parameter in used:
         raws = parameter.raw_tensors()
-        one = written_out(parameter.links, raws)
-        if one is not None and one.takes_many(raws[0]) and not parameter.alone:
+        kind = None if parameter.alone or not raws else kind_of(parameter.links, raws)
+        if kind is not None:
             layout = layout_of(raws[0])
-            groups.setdefault((type(one), one.kind(), *layout[2:]), []).append((parameter, layout))
+            groups.setdefault((*kind, *layout[2:]), []).append((parameter, layout))
     for group in groups.values():
         team = tuple([(weakref.ref(parameter), layout) for parameter, layout in group])
         for parameter, _ in group:
             parameter.__dict__["_team"] = team if len(group) > 1 else ()
+
+
+def kind_of(links: Sequence[Link], raws: Sequence[Tensor]) -> Layout | None:
+    """What chains must have in common that are evaluated in one go, beside what their raws must; None for none."""
+    one = written_out(links, raws)
+    if one is not None:
+        return (type(one), one.kind()) if one.takes_many(raws[0]) else None
+    is_small = sum([raw.numel() for raw in raws]) < LARGE
+    return () if is_small and all(isinstance(link.module, Constraint) for link in links) else None
+
+
+def disband(parameters: Sequence[Mate]) -> None:
+    """Let each be evaluated alone, until what is moved by an optimizer changes."""
+    for parameter in parameters:
+        parameter.__dict__["_team"] = ()
 
 
 def mates(parameter: Mate) -> list[Any]:

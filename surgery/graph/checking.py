@@ -34,9 +34,9 @@ def compare(
     """
     for mode in modes:
         traced, whole = copy.deepcopy(graph).train(mode), copy.deepcopy(model).train(mode)
-        for parameter in whole.modules():
-            if isinstance(parameter, ComputedParameter):
-                make_values(parameter)  # as graphs do: a normalisation of few numbers makes much of rounding
+        for module in (*traced.modules(), *whole.modules()):
+            if isinstance(module, ComputedParameter):
+                make_values(module)  # both alike: a normalisation of few numbers makes much of rounding
         problem = None
         for _ in range(CALLS):
             expected = _outputs(_expected(whole, example, training=mode))
