@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from computed.constraint import Constraint, IteratedConstraint, Preimage, Role, State
 from computed.errors import ConstraintRefusedError
-from computed.together import Together, evaluate_alone
+from computed.together import IteratedTogether, evaluate_alone
 from computed.torch_private import inside_transform
 
 
@@ -64,7 +64,7 @@ class ConstraintLink(Link):
         if not isinstance(self.module, IteratedConstraint):
             return self.module(*arguments), ()
         raw = arguments[0]
-        if training and isinstance(self.module, Together) and not inside_transform():
+        if training and isinstance(self.module, IteratedTogether) and not inside_transform():
             return evaluate_alone(self.module, raw)
         with torch.no_grad():
             state = self.module.next_state(raw) if training else self.module.settled_state(raw)

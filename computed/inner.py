@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from computed.chain import Link
+from computed.chain import Link, is_disabled
 from computed.constraint import State
 from computed.evaluation import evaluate
 from computed.member import Member
@@ -51,11 +51,12 @@ class WrittenOut(Inner):
     def __init__(self, family: Sequence[Together], sources: Sequence[Sources]) -> None:
         self.first = family[0]
         with torch.no_grad():
-            found = self.first.evaluate_together(family, [each.snapshots[0] for each in sources])
+            raws = [each.snapshots[: len(each.raws)] for each in sources]
+            found = self.first.evaluate_together(family, raws)
         self.values = found.values
         self.states = [(state,) for state in found.states]
         self.kept = found.kept
-        self.needs_grad = [each.raws[0].requires_grad for each in sources]
+        self.needs_grad = [any(raw.requires_grad for raw in each.raws) for each in sources]
 
     def plain(self) -> Sequence[Tensor]:
         """What was computed."""
@@ -145,12 +146,13 @@ def inner_of(members: Sequence[Member], sources: Sequence[Sources], *, training:
 
 
 def written_out(links: Sequence[Link], raws: Sequence[Tensor]) -> Together | None:
-    """The constraint that evaluates a chain by itself and in the dtype of its raw, where its derivative is written."""
+    """The constraint that evaluates a chain by itself and in the dtype of its raws, where its derivative is written."""
     module = links[0].module
-    if len(links) > 1 or not isinstance(module, Together) or module.disabled:
+    if len(links) > 1 or not isinstance(module, Together) or is_disabled(links[0]) or not module.takes_one(raws[0]):
         return None
     dtype = raws[0].dtype
-    return module if dtype is torch.float32 or dtype is torch.float64 else None
+    is_exact = (dtype is torch.float32 or dtype is torch.float64) and all(raw.dtype is dtype for raw in raws)
+    return module if is_exact else None
 
 
 def name_of(member: Member) -> str:

@@ -15,7 +15,7 @@ from computed.factors import Factors
 from computed.held import Held
 from computed.metadata import Metadata
 from computed.pending import PendingState
-from computed.together import Together
+from computed.together import IteratedTogether
 from computed.watching import Bits, bits_of
 
 # One lock for all: an evaluation may read other computed parameters, and two locks could wait for each other.
@@ -78,12 +78,13 @@ class Settling(Metadata):
     def before_step(self, buffers: list[Tensor], new: list[Tensor]) -> None:
         """An optimizer is about to move the raws: project what was written, let go of the snapshots, and commit.
 
-        What a single `Together` commits is left to the caller, who writes that of all at once: ``new`` to ``buffers``.
+        What one that is evaluated with others commits is left to the caller, who writes all at once: ``new`` to
+        ``buffers``.
         """
         self.absorb()
         pending = self._pending_state
         module = self.links[0].module
-        if pending is not None and len(self.links) == 1 and isinstance(module, Together):
+        if pending is not None and len(self.links) == 1 and isinstance(module, IteratedTogether):
             if pending.states[0]:
                 module.add_commit(pending.states[0], buffers, new)
             self.__dict__["_pending_state"] = None

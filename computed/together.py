@@ -18,8 +18,8 @@ class Evaluated(NamedTuple):
     kept: Any
 
 
-class Together(IteratedConstraint, abc.ABC):
-    """An iterated constraint with its derivative written out, of which many can be evaluated in one go.
+class Together(abc.ABC):
+    """A constraint with its derivative written out, of which many can be evaluated in one go.
 
     Each value has the bits that it has where the constraint is evaluated alone.
     """
@@ -30,18 +30,26 @@ class Together(IteratedConstraint, abc.ABC):
 
     @abc.abstractmethod
     def takes_many(self, raw: Tensor) -> bool:
-        """Whether many such raws are evaluated at once with the bits of each alone."""
+        """Whether many such raws, the first of each, are evaluated at once with the bits of each alone."""
+
+    def takes_one(self, raw: Tensor) -> bool:
+        """Whether one such raw alone is evaluated so."""
+        return True
 
     @abc.abstractmethod
-    def evaluate_together(self, those: Sequence[Any], raws: Sequence[Tensor]) -> Evaluated:
-        """The values of ``those``, which are of this kind, in train mode and without a graph."""
+    def evaluate_together(self, those: Sequence[Any], given: Sequence[Sequence[Tensor]]) -> Evaluated:
+        """The values of ``those``, which are of this kind, for the raws of each, in train mode and without a graph."""
 
     @abc.abstractmethod
     def gradients_together(self, kept: Any, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-        """The gradients of the raws; None for those whose value was not used."""
+        """The gradients of all raws, one after the other; None for those whose value was not used."""
 
 
-def evaluate_alone(constraint: Together, raw: Tensor) -> tuple[Tensor, State]:
+class IteratedTogether(IteratedConstraint, Together, abc.ABC):
+    """An iterated one, of one raw."""
+
+
+def evaluate_alone(constraint: IteratedTogether, raw: Tensor) -> tuple[Tensor, State]:
     """The value of one in train mode, differentiable in ``raw`` to any order, and the state that belongs to it."""
     value, *state = Alone.apply(raw, constraint)  # type: ignore[no-untyped-call] # torch annotates nothing of it
     return value, tuple(state)
@@ -51,9 +59,9 @@ class Alone(torch.autograd.Function):
     """The value of one constraint, and its state, which is a constant of the derivative."""
 
     @staticmethod
-    def forward(ctx: Any, raw: Tensor, constraint: Together) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, raw: Tensor, constraint: IteratedTogether) -> tuple[Tensor, ...]:
         """By the constraint."""
-        found = constraint.evaluate_together([constraint], [raw])
+        found = constraint.evaluate_together([constraint], [(raw,)])
         (ctx.state,), ctx.kept, ctx.constraint = found.states, found.kept, constraint
         ctx.save_for_backward(raw)
         ctx.mark_non_differentiable(*ctx.state)

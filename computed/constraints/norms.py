@@ -1,6 +1,6 @@
 """UnitScale and WeightScale: the length of every slice is one, or trained apart from its direction."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,11 +18,14 @@ from computed.constraints.slice_scaling import (
     scaled,
     scaled_to,
 )
+from computed.constraints.slices_together import scaled_rows
 from computed.constraints.stored import Stored
 from computed.evaluation import promoted
 from computed.linalg import in_double
+from computed.power_iteration import is_small
 from computed.scaled import Number, Scaled
 from computed.site import Site
+from computed.together import Evaluated, Together
 from computed.torch_private import is_jit_tracing
 
 # Lengths from which squares neither overflow nor vanish in float32; other directions are scaled to length one.
@@ -117,7 +120,7 @@ class UnitScale(Sliced):
         return worst((lengths(in_double(value), self.dim) - 1).abs())
 
 
-class WeightScale(Sliced, Stored, Scaled):
+class WeightScale(Sliced, Stored, Scaled, Together):
     """Weight normalisation: length ``g`` and direction ``v`` of every slice along ``dim``, trained apart.
 
     ``value_i = g_i v_i / |v_i|`` with ``g`` of the weight's shape but size one in all dimensions other than
@@ -161,6 +164,28 @@ class WeightScale(Sliced, Stored, Scaled):
             if not recorded:
                 return scaled(v, g, self.dim)
         return scaled_to(v, g, self.dim)
+
+    def kind(self) -> Hashable:
+        """Nothing more: rows are scaled."""
+        return ()
+
+    def takes_many(self, raw: Tensor) -> bool:
+        """Small weights whose rows lie in memory as they are."""
+        return self.dim == 0 and raw.dim() > 1 and raw.is_contiguous() and is_small(raw.shape[0], raw[0].numel())
+
+    def takes_one(self, raw: Tensor) -> bool:
+        """The same: of large ones no copy is kept."""
+        return self.takes_many(raw)
+
+    def evaluate_together(self, those: Sequence["WeightScale"], given: Sequence[Sequence[Tensor]]) -> Evaluated:
+        """The scaled weights."""
+        values, kept = scaled_rows(given)
+        return Evaluated(values, [()] * len(values), kept)
+
+    def gradients_together(self, kept: Any, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+        """Those of ``v`` and ``g`` of each."""
+        found: Sequence[Tensor | None] = kept.gradients(cotangents)
+        return found
 
     def scaled_dim(self) -> int | None:
         """Each slice has a scale of its own."""

@@ -6,12 +6,13 @@ With ``s`` the scale and ``s'`` its derivative by sigma, the gradient of ``W`` i
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from computed.memory_order import add_outer_, in_memory, matrix_by
+from computed.constraints.by_shape import apart, in_places, stacked, with_zeros
+from computed.memory_order import add_outer_, in_memory
 from computed.scaled import Number, times
 from computed.torch_private import foreach_mul
 
@@ -60,17 +61,14 @@ class ScaledMany(NamedTuple):
 
     def gradients(self, cotangents: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
         """The gradients; of a weight that was not used None, as if that of its value were zero."""
-        given = [one for one in cotangents if one is not None]
+        given = with_zeros(cotangents)
         if not given:
             return cotangents
-        like = given[0]
-        if len(given) < len(cotangents):
-            given = [torch.zeros_like(like) if one is None else one for one in cotangents]
         g = stacked(given, self.rows)
         slopes, scales = as_tensor(self.slopes, g), as_tensor(self.scales, g)
         lefts = (self.u * (slopes * (g * self.matrices).sum(2).sum(1)).unsqueeze(1)).unsqueeze(2)
         whole = torch.addcmul(g * scales.view(-1, 1, 1), lefts, self.v.unsqueeze(1))
-        parts = apart(whole, like, self.rows)
+        parts = apart(whole, given[0], self.rows)
         return [None if one is None else part for one, part in zip(cotangents, parts, strict=True)]
 
 
@@ -91,38 +89,8 @@ class ScaledGroups(NamedTuple):
         )
 
 
-def places_by_shape(raws: Sequence[Tensor]) -> list[list[int]]:
-    """Where in a sequence the tensors of each shape are."""
-    found: dict[torch.Size, list[int]] = {}
-    for i, raw in enumerate(raws):
-        found.setdefault(raw.shape, []).append(i)
-    return list(found.values())
-
-
-def in_places(places: Sequence[Sequence[int]], parts: Sequence[Sequence[Any]]) -> list[Any]:
-    """The items of groups, each at its place among all."""
-    whole = [None] * sum(map(len, places))
-    for where, part in zip(places, parts, strict=True):
-        for i, one in zip(where, part, strict=True):
-            whole[i] = one
-    return whole
-
-
 def as_tensor(numbers: Sequence[Number], like: Tensor) -> Tensor:
     """Numbers as a tensor (k)."""
     if isinstance(numbers[0], Tensor):
         return torch.stack([number for number in numbers if isinstance(number, Tensor)])
     return torch.tensor(numbers, dtype=like.dtype)
-
-
-def stacked(weights: Sequence[Tensor], rows: int) -> Tensor:
-    """Weights as matrices (k, m, n)."""
-    return torch.stack([matrix_by(weight, rows, None) for weight in weights])
-
-
-def apart(matrices: Tensor, like: Tensor, rows: int) -> Sequence[Tensor]:
-    """The inverse of `stacked`, for weights in the shape of ``like``."""
-    if like.dim() == 2 and rows == 0:
-        return matrices.unbind()
-    shape = like.movedim(rows, 0).shape
-    return [matrix.view(shape).movedim(0, rows) for matrix in matrices.unbind()]

@@ -7,26 +7,20 @@ import torch
 from torch import Tensor
 
 from computed.constraint import State
+from computed.constraints.by_shape import in_places, places_by_shape, stacked
 from computed.constraints.refusing import resolved_dim, whole_number, why_not_matrix
 from computed.constraints.sigma_target import SigmaTarget
-from computed.constraints.sigma_together import (
-    ScaledGroups,
-    ScaledMany,
-    ScaledOne,
-    in_places,
-    places_by_shape,
-    stacked,
-)
+from computed.constraints.sigma_together import ScaledGroups, ScaledMany, ScaledOne
 from computed.linalg import as_matrix
 from computed.memory_order import columns_in_memory, matrix_by, vector_back, vector_by
 from computed.power_iteration import is_small, power_step, power_step_of_large, power_step_of_small
 from computed.singular_values import largest_singular_value, leading_vectors
 from computed.site import Site
-from computed.together import Evaluated, Together
+from computed.together import Evaluated, IteratedTogether
 from computed.watching import as_it_is
 
 
-class Spectral(SigmaTarget, Together):
+class Spectral(SigmaTarget, IteratedTogether):
     """The largest singular value is set to ``norm``, or capped at ``bound``; 1.0 where nothing is said.
 
     ``value = W * norm / s`` or ``W * min(1, bound / s)``, where ``s = uᵀ W v`` and ``W`` (m, n) is the weight
@@ -144,8 +138,9 @@ class Spectral(SigmaTarget, Together):
         rows = raw.shape[self.rows]
         return is_small(rows, raw.numel() // rows) and columns_in_memory(raw, self.rows) is None
 
-    def evaluate_together(self, those: Sequence["Spectral"], raws: Sequence[Tensor]) -> Evaluated:
+    def evaluate_together(self, those: Sequence["Spectral"], given: Sequence[Sequence[Tensor]]) -> Evaluated:
         """The scaled weights: one power step each, and what it finds is the norm."""
+        raws = [raw for (raw,) in given]
         if not self.takes_many(raws[0]):
             state, scale, slope = self.scale_stepped(raws)
             value = raws[0] * scale

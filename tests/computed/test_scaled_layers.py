@@ -201,23 +201,21 @@ def test_two_forwards_a_step_between_and_two_backwards() -> None:
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("retain", [True, False])
 def test_what_reads_its_raws_again_says_that_they_are_gone(retain: bool) -> None:
-    """After a backward that retains no graph, and a step: the value says the same."""
+    """After a backward that retains no graph, and a step."""
     host, twin, x = constrained(HOSTS["linear, output"], "weight_norm", torch.float64)
-    found = []
-    for one in (host, twin):
-        optimizer = torch.optim.SGD(one.parameters(), 0.1)
-        early = one(x).square().sum()
-        one(x).sum().backward(retain_graph=retain)
-        optimizer.step()
-        one.zero_grad()
-        if retain:
-            early.backward()
-            found.append([raw.grad for raw in one.parameters()])
-        else:
-            with pytest.raises(RuntimeError, match=r"^weight: .* has freed its graph"):
-                early.backward()
+    optimizer = torch.optim.SGD(host.parameters(), 0.1)
+    early = host(x).square().sum()
+    twin(x).square().sum().backward()
+    host(x).sum().backward(retain_graph=retain)
+    optimizer.step()
+    host.zero_grad()
     if retain:
-        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-12)
+        early.backward()
+        found, expected = ([raw.grad for raw in one.parameters()] for one in (host, twin))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    else:
+        with pytest.raises(RuntimeError, match=r"^weight: .* has freed its graph"):
+            early.backward()
 
 
 @pytest.mark.usefixtures("always")

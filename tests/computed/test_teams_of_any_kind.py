@@ -84,6 +84,43 @@ def test_values_states_and_gradients_are_those_of_each_alone(spec: str, sizes: l
         twin.load_state_dict(model.state_dict())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 3, 16, 60])
+@pytest.mark.parametrize("shape", [(1,), (5,), (64,), (100,), (8, 3, 3), (31, 7), (3, 3, 3, 3)])
+def test_rows_that_are_scaled_together_have_the_bits_of_each(
+    rows: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    """Also a row of zeros, and those of numbers without a square."""
+    torch.manual_seed(0)
+    those = []
+    for exponent in (0, 0, -14, 14):
+        value = torch.randn(rows, *shape, dtype=dtype) * 10.0**exponent
+        value[rows // 2] *= rows > 1
+        those.append(ComputedParameter.from_value(value, "weight_norm"))
+    given = [tuple(raw.detach() for raw in one.raws.values()) for one in those]
+    constraints = [one.constraints[0] for one in those]
+    together = constraints[0].evaluate_together(constraints, given)
+    for value, one, raws in zip(together.values, constraints, given, strict=True):
+        assert torch.equal(value, one(*raws))
+        assert torch.equal(value, one.evaluate_together([one], [raws]).values[0])
+
+
+@pytest.mark.parametrize("used", [(0, 1, 2), (1,), ()])
+def test_gradients_of_rows_that_are_scaled_together(used: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    those = [ComputedParameter.from_value(torch.randn(4, n, 3, dtype=torch.float64), "weight_norm") for n in (2, 5, 2)]
+    raws = [tuple(raw.detach().clone().requires_grad_() for raw in one.raws.values()) for one in those]
+    constraints = [one.constraints[0] for one in those]
+    kept = constraints[0].evaluate_together(constraints, [tuple(raw.detach() for raw in each) for each in raws]).kept
+    cotangents = [torch.randn_like(one[0]) if i in used else None for i, one in enumerate(raws)]
+    found = constraints[0].gradients_together(kept, cotangents)
+    expected: list[Tensor | None] = []
+    for (v, g), cotangent in zip(raws, cotangents, strict=True):
+        value = v * g / v.square().sum((1, 2), keepdim=True).sqrt()
+        expected += (None, None) if cotangent is None else torch.autograd.grad(value, (v, g), cotangent)
+    torch.testing.assert_close(list(found), expected)
+
+
 def test_all_kinds_of_one_model_are_one_team(sizes: list[int]) -> None:
     model = Square()
     rules = {"layers.0.weight": "positive", "layers.1.weight": "orthogonal", "layers.2.weight": "mask(0.5)"}
