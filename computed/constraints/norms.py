@@ -171,7 +171,9 @@ class WeightScale(Sliced, Stored, Scaled, Together):
 
     def takes_many(self, raw: Tensor) -> bool:
         """Small weights whose rows lie in memory as they are."""
-        return self.dim == 0 and raw.dim() > 1 and raw.is_contiguous() and is_small(raw.shape[0], raw[0].numel())
+        if self.dim != 0 or raw.dim() < 2 or not raw.numel() or not raw.is_contiguous():
+            return False
+        return is_small(raw.shape[0], raw.numel() // raw.shape[0])
 
     def takes_one(self, raw: Tensor) -> bool:
         """The same: of large ones no copy is kept."""
