@@ -17,6 +17,7 @@ from computed.constraints.mask_ops import masked
 from computed.constraints.refusing import exempt, require, whole_number, why_not_dim
 from computed.scaled import DIMENSIONS
 from computed.site import Site
+from computed.torch_private import where_positive
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -45,7 +46,7 @@ class Masked(Described, FixedState, abc.ABC):
 
     def value_given(self, raw: Tensor, state: Sequence[Tensor]) -> Tensor:
         """The value for a given mask."""
-        return raw.masked_fill(state[0] == 0, 0.0)
+        return where_positive(raw, state[0])
 
     def keeps_weight(self) -> bool:
         """What is masked stays in the raw."""
