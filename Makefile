@@ -13,10 +13,10 @@ IN_PARALLEL := -n $(WORKERS) --dist loadfile
 export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full test-latest bench bench-peers peers trees lint format clean .venv
+.PHONY: help demo test test-full test-latest bench bench-accelerator bench-peers peers trees lint format clean .venv
 
 help: ## this list
-	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv ## rules on real pretrained weights: plan, apply, train on, check, bake, save
 	@$(RUN) examples/pretrained_minilm.py
@@ -32,6 +32,9 @@ test-latest: $(LATEST)/made ## every test on the newest torch, in an environment
 
 bench: $(PEERS)/made ## what a computed parameter costs, in figures; writes docs/benchmarks.md
 	@$(PEERS)/bin/python -m benchmarks
+
+bench-accelerator: $(PEERS)/made ## launches and times on an accelerator, eager and compiled
+	@$(PEERS)/bin/python -m benchmarks.accelerator
 
 bench-peers: $(PEERS)/made ## constraints beside those of other libraries, in figures; writes docs/benchmarks-peers.md
 	@$(PEERS)/bin/python -m benchmarks peers

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("speed", "reading", "minilm", "training", "adapters", "loading", "memory", "rewriting")
+NAMES = ("speed", "kinds", "reading", "minilm", "training", "adapters", "loading", "memory", "rewriting")
 OF_PEERS = ("constraints",)
 RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """# Benchmarks

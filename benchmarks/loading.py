@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import surgery
-from benchmarks.timing import machine, table
+from benchmarks.timing import machine, table, units
 from computed.parameter import ComputedParameter
 from computed.preparing import Prepared, assemble, prepare
 from computed.resolving import resolve
@@ -115,7 +115,7 @@ def import_seconds(code: str, rounds: int = 5) -> float:
 def main(sizes: tuple[int, ...] = SIZES) -> None:
     """Print both tables."""
     torch.manual_seed(0)
-    print(f"{machine()}.\n")
+    print(f"{machine()}; {units()}.\n")
     rows = [measured(size, spec) for size in sizes for spec in SPECS]
     print(table(("s, parameters", "projections", "values", "plan", "apply", "bake", "beyond"), rows))
     imports = [(name, f"{import_seconds(code):.3f}") for name, code in IMPORTS.items()]

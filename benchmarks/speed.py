@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timing import Samples, interleaved, machine, table
+from benchmarks.timing import Samples, interleaved, machine, table, units
 from benchmarks.variants import PLAIN
 from benchmarks.workloads import Workload, workloads
 
@@ -68,7 +68,8 @@ def row(workload: Workload, found: dict[str, dict[str, float]]) -> list[str]:
 def main(wanted: str = "", rounds: int | None = None) -> None:
     """Print a table of all workloads whose title contains ``wanted``, and keep the figures as JSON."""
     where = machine()
-    print(f"{where}.\n")
+    torch.set_num_threads(1)
+    print(f"{where}; on one thread {units()}.\n")
     kept = []
     tables: dict[tuple[str, ...], list[list[str]]] = {}
     for workload in workloads():

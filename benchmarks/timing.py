@@ -108,6 +108,32 @@ def machine() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}, {versions}, {processor()}, {os.cpu_count()} cores, {load}"
 
 
+def units(device: str = "cpu") -> str:
+    """What the machine takes for the least call, and what it copies and multiplies: other machines have other figures.
+
+    On one thread, the best of some runs; a call by the wall clock, since on an accelerator it is a launch.
+    """
+    few, many, square = (torch.ones(size, device=device) for size in ((8,), (1 << 24,), (1024, 1024)))
+    target = torch.empty_like(many)
+    call = _best(lambda: few + few, 2000, device)
+    copied = 2 * many.numel() * many.element_size() / _best(lambda: target.copy_(many), 5, device)
+    multiplied = 2 * square.shape[0] ** 3 / _best(lambda: square @ square, 5, device)
+    rates = f"copies {copied / 1e9:.0f} GB/s, products {multiplied / 1e9:.0f} GFLOP/s"
+    return f"an addition of 8 numbers {1e6 * call:.1f} us, {rates}"
+
+
+def _best(call: Callable[[], object], calls: int, device: str) -> float:
+    found = []
+    for _ in range(7):
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        found.append((time.perf_counter() - start) / calls)
+    return min(found)
+
+
 def processor() -> str:
     """What the machine calls its processor."""
     told = Path("/proc/cpuinfo")
