@@ -10,6 +10,7 @@ the facades, which load what is used, and the whole.
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import subprocess
@@ -54,6 +55,7 @@ def model_of(parameters: int) -> nn.Module:
 @contextmanager
 def timed(times: list[float]) -> Iterator[None]:
     """Add how long the block takes, in seconds."""
+    gc.collect()  # what others have left behind is not its own
     start = time.perf_counter()
     yield
     times.append(time.perf_counter() - start)
