@@ -130,11 +130,3 @@ def try_hold(members: Sequence[Member], *, training: bool, with_graph: bool) -> 
             return hold.values()
     except UnwatchableError:
         return None
-
-
-def try_together(members: Sequence[Member], *, with_graph: bool) -> list[Held] | None:
-    """`try_hold` in train mode; None where one of several cannot be evaluated: it says so when it is read itself."""
-    try:
-        return try_hold(members, training=True, with_graph=with_graph)
-    except RuntimeError:  # what torch raises, of a matrix without a decomposition too
-        return None

@@ -10,12 +10,12 @@ from computed.errors import ComputedParameterError
 from computed.evaluating_once import evaluates_once, note, noted
 from computed.evaluation import evaluate_traced
 from computed.held import Held
-from computed.hold import flag_as_parameter, try_hold, try_together
+from computed.hold import flag_as_parameter, try_hold
 from computed.lending import Unwritable, lend
 from computed.modes import as_in_eval
 from computed.once import record, recorded
 from computed.settling import LOCK
-from computed.team import disband, mates
+from computed.team import disband, mates, try_together
 from computed.torch_private import (
     address_of,
     dispatch_modes,

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from computed.chain import Link
 from computed.constraint import Constraint
+from computed.held import Held
+from computed.hold import try_hold
 from computed.inner import written_out
 from computed.member import Member
 
@@ -24,6 +26,8 @@ from computed.member import Member
 LARGE = 1 << 16
 Layout = tuple[Hashable, ...]
 Team = tuple[tuple["weakref.ref[Any]", Layout], ...]
+# whether a team is evaluated at this moment; the lock of all evaluations is held then
+_evaluating = [False]
 
 
 class Mate(Member, Protocol):
@@ -69,8 +73,27 @@ def disband(parameters: Sequence[Mate]) -> None:
         parameter.__dict__["_team"] = ()
 
 
+def try_together(members: Sequence[Member], *, with_graph: bool) -> list[Held] | None:
+    """What each keeps, as `try_hold` gives it in train mode; None where that, or the evaluation of one, fails.
+
+    Whoever fails says so when it is read itself, and not to those who read another.
+    """
+    _evaluating[0] = True
+    try:
+        return try_hold(members, training=True, with_graph=with_graph)
+    except Exception:  # of any author's constraint; all are evaluated again, each alone
+        return None
+    finally:
+        _evaluating[0] = False
+
+
 def mates(parameter: Mate) -> list[Any]:
-    """Those of its team that wait to be evaluated as it does; none where its raw lies otherwise than it did."""
+    """Those of its team that wait to be evaluated as it does; none where its raw lies otherwise than it did.
+
+    And none in the midst of the evaluation of a team, whose members may read each other.
+    """
+    if _evaluating[0]:
+        return []
     found: list[Mate] = []
     for reference, layout in parameter._team:
         mate: Mate | None = reference()

@@ -215,7 +215,7 @@ class Failing(Positive):
     def forward(self, raw: Tensor) -> Tensor:
         """As positive."""
         if self.fails:
-            raise RuntimeError("it fails")
+            raise ValueError("it fails")
         return super().forward(raw)
 
 
@@ -229,11 +229,38 @@ def test_one_that_fails_says_so_when_it_is_read_itself(sizes: list[int]) -> None
     model.used = range(3)
     step(model, optimizer, x)
     assert sizes[-3:] == [1, 1, 1]  # alone again
-    with pytest.raises(RuntimeError, match="it fails"):
+    with pytest.raises(ValueError, match="it fails"):
         model.layers[3](x)
 
 
 SCALE = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+
+class Scaled(Positive):
+    """Positive, times the mean of another weight that does not learn by it."""
+
+    spec_name = "scaled_by_another"
+    other: ComputedParameter | None = None
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """As positive, times a number."""
+        value = super().forward(raw)
+        return value if self.other is None else value * self.other.value().detach().mean()
+
+
+def test_members_that_read_each_other() -> None:
+    model = Square()
+    for i, layer in enumerate(model.layers):
+        surgery.constrain(layer, weight=Scaled() if i == 1 else "positive")
+    constraint = model.layers[1].weight.constraints[0]
+    vars(constraint)["other"] = model.layers[2].weight
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    for _ in range(3):
+        step(model, optimizer, x)
+        own = torch.nn.functional.softplus(model.layers[1].weight.raws["raw"])
+        expected = own * model.layers[2].weight.value().mean()
+        torch.testing.assert_close(model.layers[1].weight.value(), expected)
 
 
 class Captured(Constraint):
