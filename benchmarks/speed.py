@@ -7,6 +7,9 @@ the shortest samples. A quarter, since what disturbs a machine only makes longer
 ``torch parametrize`` is `torch.nn.utils.parametrizations.spectral_norm`, ``cached()`` the same inside
 `parametrize.cached()` for each step, ``hooks`` the older `torch.nn.utils.spectral_norm`.
 
+In a step of ResNet-18 at batch 8 a scaled weight is made for 2 % of the constrained weights, the small ones; of all
+others the input or output is scaled.
+
 On the twelve small layers every figure is one of calls, not of arithmetic. What ours adds to a step there is, in
 eighteenths: four for the power steps of all at once, two and a half for their derivative, three for snapshots and
 addresses that show a write by anybody, one for the node in the graph, three and a half for what happens before the

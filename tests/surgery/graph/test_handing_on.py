@@ -12,6 +12,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 import surgery
 from computed import scaled
+from computed.hold import Hold
 from computed.parameter import ComputedParameter
 
 # torch says so of its own modules
@@ -118,6 +119,28 @@ def test_a_node_that_is_added_later_takes_it_as_a_tensor() -> None:
     out, total = graph(x)
     assert torch.equal(out, tree(x))
     torch.testing.assert_close(total, tree.conv.weight.value().sum())
+
+
+@pytest.mark.parametrize("spec", ["spectral", "positive"])
+def test_small_weights_of_a_graph_are_evaluated_in_one_go(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the tree, without a pass of its own."""
+    monkeypatch.undo()  # weights count as they are
+    sizes: list[int] = []
+    made = Hold.__init__
+
+    def counting(self: Hold, members: list[object], **options: bool) -> None:
+        sizes.append(len(members))
+        made(self, members, **options)  # type: ignore[arg-type] # passed on
+
+    monkeypatch.setattr(Hold, "__init__", counting)
+    graph = surgery.apply_constraints(nn.Sequential(*[nn.Linear(8, 8) for _ in range(5)]), {"*.weight": spec}, via="fx")
+    optimizer = torch.optim.SGD(graph.parameters(), 0.1)
+    for expected in ([1] * 5, [5], [5]):
+        sizes.clear()
+        optimizer.zero_grad()
+        graph(torch.randn(3, 8)).square().sum().backward()
+        optimizer.step()
+        assert sizes == expected
 
 
 def test_on_meta_shapes_are_known() -> None:
