@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def size() -> str:
     """``"small"``, or ``"full"`` in `make test-full`: the sizes at which figures are stated."""
     return os.environ.get(SIZE_VARIABLE, "small")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_compiled_elsewhere() -> Iterator[None]:
+    """What one file has compiled counts against no other: torch compiles a function a few times, and then no more."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture
