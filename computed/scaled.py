@@ -89,9 +89,14 @@ def make_values(parameter: nn.Module) -> None:
 
 def scaled_side(weight: Sequence[int], given: int, made: int) -> str:
     """What is scaled in a layer: its "weight", or its "input" or "output" of ``given`` and ``made`` entries."""
-    if math.prod(weight) - min(given, made) < WORTH:
+    if not is_worth(weight, min(given, made)):
         return "weight"
     return "input" if given < made else "output"
+
+
+def is_worth(weight: Sequence[int], entries: int) -> bool:
+    """Whether so many entries are better scaled than a weight of these sizes."""
+    return math.prod(weight) - entries >= WORTH
 
 
 def side_of_channels(op: Callable[..., Any], dim: int) -> str:
@@ -171,7 +176,7 @@ class Layer:
             return scaled_side(self.weight, given, made)
         side = side_of_channels(self.op, dim)
         entries = given if side == "input" else made
-        return side if math.prod(self.weight) - entries >= WORTH else "weight"
+        return side if is_worth(self.weight, entries) else "weight"
 
     def scaled(self, side: str, weight: Tensor, scale: Tensor) -> Tensor:
         """``op(input, scale * weight, bias)`` with the input or the output scaled."""

@@ -81,8 +81,8 @@ def try_together(members: Sequence[Member], *, with_graph: bool) -> list[Held] |
     _evaluating[0] = True
     try:
         return try_hold(members, training=True, with_graph=with_graph)
-    except Exception:  # of any author's constraint; all are evaluated again, each alone
-        return None
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+        return None  # all are evaluated again, each alone
     finally:
         _evaluating[0] = False
 

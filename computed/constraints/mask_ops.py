@@ -3,15 +3,13 @@
 ``op(x, M W) = M op(x, W)`` where ``M`` leaves channels out. No masked weight is made, and no gradient of it.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from computed import scaled
-from computed.scaled import Layer, by_channel, side_of_channels
+from computed.scaled import Layer, by_channel, is_worth, side_of_channels
 
 
 def masked(
@@ -32,7 +30,7 @@ def masked(
     layer = Layer(op, input, raw, bias, *args, **settings)
     if side_of_channels(op, dim) != "output" or not layer.fits():
         return NotImplemented
-    if math.prod(layer.weight) - layer.entries_made() < scaled.WORTH:
+    if not is_worth(layer.weight, layer.entries_made()):
         return NotImplemented
     hidden = mask.movedim(dim, 0).flatten(1)[:, 0] == 0
     # a transposed convolution's weight has the output channels of one group

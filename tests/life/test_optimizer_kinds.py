@@ -267,7 +267,8 @@ def test_values_follow_lbfgs_inside_its_step() -> None:
     model, twin, seen = zoo(), computed.caching(zoo(), False), [values(zoo())]
     losses = by_lbfgs(model, lambda: seen.append(assert_follows(model, seen[-1])))
     # whoever looks in train mode where LBFGS has stopped takes a power step there, so both are looked at
-    assert losses == by_lbfgs(twin, lambda: values(twin))
+    # gradients are those of the twin to rounding, and each closure starts where the ones before have led
+    assert losses == pytest.approx(by_lbfgs(twin, lambda: values(twin)), rel=1e-6)
     assert_same_training(model, twin)
     assert len(losses) > 9
     assert losses[-1] < losses[0]
