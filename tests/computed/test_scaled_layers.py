@@ -278,8 +278,10 @@ def test_autocast_casts_the_operation_and_not_the_scale(spec: str) -> None:
 @pytest.mark.parametrize("spec", KINDS)
 def test_half_precision(dtype: torch.dtype, spec: str) -> None:
     host, twin, x = constrained(HOSTS["linear, output"], spec, dtype)
+    # weight norm adds two gradients of which each is rounded: 1.25 times the error of the value's, on average
+    tolerance = 3e-2 if spec == "spectral" else 8e-2
     for found, expected in zip(losses(host, x), losses(twin, x), strict=True):
-        torch.testing.assert_close(found, expected, rtol=8e-2, atol=3e-2)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=3e-2)
 
 
 @pytest.mark.usefixtures("always")
